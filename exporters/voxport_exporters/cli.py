@@ -1,0 +1,92 @@
+"""The exporters' verbs of the `voxport` command. Only click is imported until a verb is called."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+
+class BadInput(click.ClickException):
+    """Ends the command with one line and exit code 2; a plain ClickException, a check that failed, ends it with 1."""
+
+    exit_code = 2
+
+
+@contextmanager
+def exits(verb: str) -> Iterator[None]:
+    """Turns the errors of a verb into one line each, so that nobody sees a traceback."""
+    try:
+        from voxport_exporters.checkpoint import ChangedError
+
+        yield
+    except ModuleNotFoundError as error:
+        raise BadInput(f"voxport {verb} needs the export extra: pip install 'voxport[export]'") from error
+    except ChangedError as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+    except (ValueError, OSError) as error:
+        raise BadInput(" ".join(str(error).split())) from error
+
+
+LOCK_FILE = click.option(
+    "--lock-file", type=click.Path(path_type=Path, dir_okay=False), help="Another models.lock than voxport's own."
+)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to download into. [NAME]")
+@click.option("--list", "listing", is_flag=True, help="Print the names, systems, sizes, pins and licences, and stop.")
+@LOCK_FILE
+def fetch(name: str | None, out: Path | None, listing: bool, lock_file: Path | None) -> None:
+    """Download a model: exactly the files models.lock pins, each verified by its sha256.
+
+    An interrupted download is resumed by the same command; on a complete folder it only verifies, without network.
+
+    \b
+    Example:
+      voxport fetch --list
+      voxport fetch qwen3tts-0.6b-base -o checkpoints/base
+      voxport export qwen3tts checkpoints/base -o bundle
+
+    HF_ENDPOINT names another hub, HF_TOKEN (or `hf auth login`) opens gated repositories.
+    """
+    with exits("fetch"):
+        from voxport_exporters import checkpoint, lockfile
+
+        if listing:
+            for model in lockfile.read(lock_file).values():
+                bytes_known = sum(file.bytes or 0 for file in model.files)
+                size = f"{bytes_known / 1e6:,.0f} MB" if all(file.bytes for file in model.files) else "unknown"
+                pins = f"{sum(file.sha256 is not None for file in model.files)}/{len(model.files)} pinned"
+                click.echo(f"{model.name:26} {model.system:11} {size:>9}  {pins:13} {model.licence}")
+            return
+        if name is None:
+            raise ValueError("voxport fetch: give a NAME (voxport fetch --list prints them)")
+        unpinned = [file.path for file in checkpoint.find(name, lock_file).files if not file.sha256]
+        out = out or Path(name)
+        checkpoint.fetch(name, out, lock_file)
+        if unpinned:
+            todo = f"`voxport lock {name}` pins them"
+            click.echo(f"{name}: not pinned, taken as the hub has them: {', '.join(unpinned)}; {todo}", err=True)
+        click.echo(out)
+
+
+@click.command()
+@click.argument("name")
+@LOCK_FILE
+def lock(name: str, lock_file: Path | None) -> None:
+    """Compare a model's pins with the hub, fill in the missing ones, and rewrite models.lock.
+
+    A pin that differs is refused (exit 1) and nothing is written. Comments in the file stay.
+
+    \b
+    Example:
+      voxport lock t5gemma
+      voxport lock llvc_nc --lock-file models.lock
+    """
+    with exits("lock"):
+        from voxport_exporters import checkpoint
+
+        model = checkpoint.lock(name, lock_file)
+        click.echo(f"{name}: {len(model.files)} files pinned and confirmed")

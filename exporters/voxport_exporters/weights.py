@@ -1,0 +1,129 @@
+"""Reads a checkpoint key by key and accounts for every key.
+
+    weights = Weights.open(path, inside="model")
+    conv = weights.take("in_conv.0.weight", 512, 1, 48)      # shape from the config; a disagreement is an error
+    layer = weights.at("mask_gen.encoder.dcc_layers.dcc_0")  # the same weights below a prefix
+    weights.drop("mask_gen.decoder.pos_enc.pe", "a table the net computes itself")
+    weights.finish()                                         # error: a key was neither taken nor dropped
+
+Files are memory-mapped; a tensor is read when it is taken, so a checkpoint larger than memory can be walked.
+"""
+
+import fnmatch
+import json
+import pickle
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+Read = Callable[[str], Tensor]
+
+
+class Weights:
+    """The tensors of one checkpoint below a prefix. `take`n and `drop`ped keys are remembered by the whole checkpoint."""
+
+    def __init__(self, source: Path, keys: Iterable[str], read: Read) -> None:
+        self.source = source
+        self._read = read
+        self._left = set(keys)  # shared with every view
+        self._keys = frozenset(self._left)
+        self._prefix = ""
+
+    @classmethod
+    def open(cls, path: Path, inside: str | None = None) -> "Weights":
+        """A `.safetensors` file (or the folder or `.index.json` of a sharded one), or a torch `.pth/.pt/.bin/.ckpt`.
+
+        `inside`: the key of the state dict in a torch file that holds more than the state dict.
+        Raises FileNotFoundError, ValueError (not a checkpoint, truncated, foreign) in one line that names the file.
+        """
+        if path.is_dir():
+            index = sorted(path.glob("*.safetensors.index.json"))
+            single = sorted(path.glob("*.safetensors"))
+            if not index and len(single) != 1:
+                raise FileNotFoundError(f"{path}: wanted one .safetensors file or an index, found {len(single)} files")
+            path = (index or single)[0]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such checkpoint")
+        if path.name.endswith(".safetensors.index.json"):
+            return cls._sharded(path)
+        if path.suffix == ".safetensors":
+            shard = _open_safetensors(path)
+            return cls(path, shard.keys(), shard.get_tensor)
+        return cls._pickled(path, inside)
+
+    @classmethod
+    def _sharded(cls, path: Path) -> "Weights":
+        try:
+            where: dict[str, str] = json.loads(path.read_text())["weight_map"]
+        except (ValueError, KeyError):
+            raise ValueError(f"{path}: not a safetensors index (no weight_map)") from None
+        shards = {name: _open_safetensors(path.parent / name) for name in sorted(set(where.values()))}
+        for key, name in where.items():
+            if key not in shards[name].keys():
+                raise ValueError(f"{path.parent / name}: lacks {key}, which {path.name} says it holds")
+        return cls(path, where, lambda key: shards[where[key]].get_tensor(key))
+
+    @classmethod
+    def _pickled(cls, path: Path, inside: str | None) -> "Weights":
+        try:
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise ValueError(f"{path}: not a whole torch checkpoint (truncated or foreign): {reason}") from None
+        if inside is not None:
+            if not isinstance(held, dict) or inside not in held:
+                found = ", ".join(map(str, list(held)[:8])) if isinstance(held, dict) else type(held).__name__
+                raise ValueError(
+                    f"{path}: no state dict under '{inside}' (found {found}); is this the right checkpoint?"
+                )
+            held = held[inside]
+        if not isinstance(held, dict) or not held or not all(isinstance(t, Tensor) for t in held.values()):
+            raise ValueError(f"{path}: does not hold a dict of tensors; is this the right checkpoint?")
+        return cls(path, held, held.__getitem__)
+
+    def at(self, prefix: str) -> "Weights":
+        """The same weights below `prefix.`"""
+        view = object.__new__(Weights)
+        view.__dict__.update(self.__dict__)
+        view._prefix = f"{self._prefix}{prefix}."
+        return view
+
+    def has(self, name: str) -> bool:
+        return self._prefix + name in self._keys
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The tensor `name` in float32, which must have `shape`. KeyError when it is missing, ValueError when it differs."""
+        key = self._prefix + name
+        if key not in self._keys:
+            raise KeyError(f"{self.source}: lacks {key} {list(shape)}; is the config that of this checkpoint?")
+        tensor = self._read(key)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{self.source}: {key} has shape {list(tensor.shape)}, the config says {list(shape)}")
+        self._left.discard(key)
+        return tensor.detach().to(torch.float32)
+
+    def drop(self, pattern: str, why: str) -> None:
+        """Accounts for keys that are not needed; `pattern` as in file names. The reason is for the reader."""
+        assert why
+        self._left -= set(fnmatch.filter(self._left, self._prefix + pattern))
+
+    def finish(self) -> None:
+        """ValueError when a key was neither taken nor dropped."""
+        if self._left:
+            extra = sorted(self._left)
+            more = f" and {len(extra) - 4} more" if len(extra) > 4 else ""
+            raise ValueError(
+                f"{self.source}: holds {', '.join(extra[:4])}{more}, which this net does not know; is the config that of this checkpoint?"
+            )
+
+
+def _open_safetensors(path: Path) -> "safetensors.safe_open":
+    try:
+        return safetensors.safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such checkpoint") from None
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file: {error}") from None
