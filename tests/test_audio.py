@@ -11,6 +11,7 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+
 from voxport import audio
 from voxport.audio import Resampler, Samples, Writer, pcm16, read, resample, sinc_kernel, write
 

@@ -6,6 +6,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from voxport.draws import exponentials, normals, uniforms
 
 Draw = Callable[[int, str, int, Any], npt.NDArray[np.float32]]

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
-from safetensors.torch import load_file
-from torch import Tensor
-
 from benchmarks.fullsize import main
 from benchmarks.llvc_fullsize import VARIANTS, config_text, randomize, speech_like
 from benchmarks.llvc_reference import LlvcReference, aligned, load, offline, stream
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from torch import Tensor
 
 FIXTURE = Path(__file__).parent / "fixtures/llvc"
 BOUND = 5e-6

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from voxport_exporters import lockfile
 
 MODELS = lockfile.read()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+SYSTEMS = ("llvc",)
+
 
 class BadInput(click.ClickException):
     """Ends the command with one line and exit code 2; a plain ClickException, a check that failed, ends it with 1."""
@@ -26,6 +28,46 @@ def exits(verb: str) -> Iterator[None]:
         raise click.ClickException(" ".join(str(error).split())) from error
     except (ValueError, OSError) as error:
         raise BadInput(" ".join(str(error).split())) from error
+
+
+@click.command()
+@click.argument("system", type=click.Choice(SYSTEMS))
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle folder to write.")
+@click.option("--recipe", default="fp32", show_default=True, help="fp32, int8, or a TOML file of rules.")
+@click.option("--target", type=click.Choice(["cpu", "portable"]), default="cpu", show_default=True)
+@click.option("--gate", is_flag=True, help="Keep a stage fp32 when its quantization fails on error or speed.")
+@click.option("--variant", help="Which of several checkpoints in the folder.")
+@click.option("--config", type=click.Path(path_type=Path), help="llvc: config.json, with --weights.")
+@click.option("--weights", type=click.Path(path_type=Path), help="llvc: G_*.pth, with --config.")
+def export(
+    system: str, checkpoint: Path, out: Path, recipe: str, target: str, gate: bool, variant: str | None, **files: Path
+) -> None:
+    """Turn a checkpoint folder in its release layout into a bundle that runs without torch.
+
+    \b
+    cpu       may use onnxruntime's own operators
+    portable  ai.onnx only: TensorRT, NPUs, browsers
+
+    The recipe says what is quantized; a named one is applied as written. Export measures each quantized stage's
+    error and speed against fp32, warns, and records both in the bundle's manifest.
+
+    \b
+    Examples:
+      voxport export llvc checkpoints/llvc -o bundle --recipe int8
+      voxport export llvc . -o bundle --config my/config.json --weights my/G_1000.pth
+    """
+    with exits("export"):
+        from importlib import import_module
+
+        from voxport_exporters.pack import pack
+        from voxport_exporters.recipe import Recipe
+
+        module = import_module(f"voxport_exporters.{system}")
+        job = module.job(checkpoint, variant=variant, **files)
+        for warning in pack(job, out, Recipe.named(recipe, module.RECIPES), target, gate):
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(out)
 
 
 LOCK_FILE = click.option(

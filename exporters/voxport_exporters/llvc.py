@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.numpy import save_file
+
 from voxport.bundle import Bundle
 from voxport.llvc import Converter as Runtime
 from voxport.llvc import rehearse
 from voxport.stage import Stage, Tensor
-
 from voxport_exporters.nets.llvc import Converter, LlvcConfig, PreNet
 from voxport_exporters.pack import Job
 from voxport_exporters.part import Part

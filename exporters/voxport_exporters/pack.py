@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 import onnx
-import voxport
 from onnx import numpy_helper
 from tqdm import tqdm
-from voxport.bundle import FORMAT, Bundle, Manifest, Source, StageRecord, record, writing
 
+import voxport
+from voxport.bundle import FORMAT, Bundle, Manifest, Source, StageRecord, record, writing
 from voxport_exporters import quantize
 from voxport_exporters.part import Part, check, export
 from voxport_exporters.recipe import Recipe
@@ -36,7 +36,7 @@ class Job:
     checkpoint: tuple[Path, ...]  # the files the parts were read from
     root: Path  # names in the manifest are relative to it
     schedule: dict[str, int] = field(default_factory=dict)
-    golden: Callable[[Bundle, Path], None] = lambda bundle, folder: None  # writes golden/ by running the bundle
+    golden: Callable[[Bundle, Path], None] | None = None  # writes golden/ by running the bundle
 
 
 def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -> list[str]:
@@ -61,8 +61,9 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
             schedule=job.schedule,
         )
         write(manifest)
-        (folder / "golden").mkdir()
-        job.golden(Bundle(folder), folder / "golden")
+        if job.golden is not None:
+            (folder / "golden").mkdir()
+            job.golden(Bundle(folder), folder / "golden")
         kept = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
         for file in kept:
             file.chmod(0o644)  # some writers make private files

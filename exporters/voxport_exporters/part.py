@@ -10,9 +10,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
 from voxport.stage import NEXT, Stage
 from voxport.stage import Tensor as Declared
-
 from voxport_exporters import ops
 
 OPSET = 20  # ai.onnx; the newest that onnxruntime and TensorRT 10 both take whole
@@ -113,7 +113,8 @@ def check(model: onnx.ModelProto, stage: Stage, target: str) -> None:
     for node in model.graph.node:
         if node.op_type in RANDOM:
             raise ValueError(
-                f"stage {stage.name}: {node.op_type} node {node.name}: randomness is an input here; is the net in eval mode?"
+                f"stage {stage.name}: {node.op_type} node {node.name}: "
+                "randomness is an input here; is the net in eval mode?"
             )
         if node.domain not in ("", "ai.onnx") and not (target == "cpu" and node.domain == CONTRIB):
             raise ValueError(f"stage {stage.name}: {node.domain}::{node.op_type} is not for target {target}")

@@ -36,7 +36,7 @@ def layers(model: onnx.ModelProto) -> Iterator[Layer]:
     initial = {i.name: tuple(i.dims) for i in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "MatMul" and len(initial.get(node.input[1], ())) == 2:
-            yield Layer(node, node.input[1], initial[node.input[1]])  # type: ignore[arg-type]
+            yield Layer(node, node.input[1], initial[node.input[1]])
 
 
 def int8_weight(weight: Array) -> tuple[Array, Array]:
@@ -78,9 +78,9 @@ def int8(model: onnx.ModelProto, weights: set[str], target: str) -> None:
                 feed, out = [*feed, "", constant], bias.output[0]
             nodes.append(helper.make_node("MatMulIntegerToFloat", feed, [out], domain=CONTRIB))
         else:
-            q, wq, xs, ws, zero = feed
+            xq, wq, xs, ws, zero = feed
             nodes += [
-                helper.make_node("MatMulInteger", [q, wq, zero], [f"{out}.int32"]),
+                helper.make_node("MatMulInteger", [xq, wq, zero], [f"{out}.int32"]),
                 helper.make_node("Cast", [f"{out}.int32"], [f"{out}.float"], to=onnx.TensorProto.FLOAT),
                 helper.make_node("Mul", [xs, ws], [f"{out}.scale"]),
                 helper.make_node("Mul", [f"{out}.float", f"{out}.scale"], [out]),
@@ -125,7 +125,8 @@ def fake_quantize(x: Array) -> Array:
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     scale = np.float32((high - low) / 255) or np.float32(1)
     zero = np.clip(np.rint(-low / scale), 0, 255)
-    return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero).astype(np.float32) * scale
+    rounded: Array = (np.clip(np.rint(x / scale) + zero, 0, 255) - zero).astype(np.float32) * scale
+    return rounded
 
 
 def speed_up(shape: tuple[int, int], rows: int, target: str) -> float:

@@ -7,27 +7,77 @@
     weights.finish()                                         # error: a key was neither taken nor dropped
 
 Files are memory-mapped; a tensor is read when it is taken, so a checkpoint larger than memory can be walked.
+A net whose large parameters are made with `later()` can be traced without reading them: see `deferring()`.
 """
 
 import fnmatch
+import itertools
 import json
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Read = Callable[[str], Tensor]
+Shape = Callable[[str], Iterable[int]]
+
+_deferring: ContextVar[bool] = ContextVar("deferring", default=False)
+_shapes_only: ContextVar[bool] = ContextVar("shapes_only", default=False)
+_serial = itertools.count(1)
+
+
+@contextmanager
+def deferring() -> Iterator[None]:
+    """Within: `later()` makes placeholders. A net built here takes no memory and can be traced, not run."""
+    token = _deferring.set(True)
+    try:
+        yield
+    finally:
+        _deferring.reset(token)
+
+
+def later(build: Callable[[], Tensor]) -> nn.Parameter:
+    """A parameter with the values `build()`, which takes them from Weights.
+
+    Under `deferring()` only its shape is worked out now (on the meta device: keys are accounted for, nothing is read);
+    `built()` runs `build` again when the values are written, one parameter at a time.
+    """
+    if not _deferring.get():
+        return nn.Parameter(build().contiguous(), requires_grad=False)
+    token = _shapes_only.set(True)
+    try:
+        shape = build().shape
+    finally:
+        _shapes_only.reset(token)
+    # One number in memory, repeated by strides; each its own, or the exporter would merge equal weights.
+    placeholder = nn.Parameter(torch.full((1,), float(next(_serial))).expand(shape), requires_grad=False)
+    placeholder.build = build  # type: ignore[attr-defined]
+    return placeholder
+
+
+def deferred(parameter: Tensor) -> bool:
+    """True for a placeholder, whose values only `built()` knows."""
+    return hasattr(parameter, "build")
+
+
+def built(parameter: Tensor) -> Tensor:
+    """The values of a parameter, read now if it is a placeholder."""
+    return parameter.build().contiguous() if deferred(parameter) else parameter.detach()  # type: ignore[attr-defined]
 
 
 class Weights:
-    """The tensors of one checkpoint below a prefix. `take`n and `drop`ped keys are remembered by the whole checkpoint."""
+    """The tensors of one checkpoint below a prefix. What is taken or dropped, the whole checkpoint knows."""
 
-    def __init__(self, source: Path, keys: Iterable[str], read: Read) -> None:
+    def __init__(self, source: Path, keys: Iterable[str], read: Read, shape: Shape | None = None) -> None:
+        """`read` and `shape` give a key's tensor and its sizes; without `shape` the tensor is read to know them."""
         self.source = source
         self._read = read
+        self._shape = shape or (lambda key: read(key).shape)
         self._left = set(keys)  # shared with every view
         self._keys = frozenset(self._left)
         self._prefix = ""
@@ -51,7 +101,7 @@ class Weights:
             return cls._sharded(path)
         if path.suffix == ".safetensors":
             shard = _open_safetensors(path)
-            return cls(path, shard.keys(), shard.get_tensor)
+            return cls(path, shard.keys(), shard.get_tensor, lambda key: shard.get_slice(key).get_shape())
         return cls._pickled(path, inside)
 
     @classmethod
@@ -62,9 +112,14 @@ class Weights:
             raise ValueError(f"{path}: not a safetensors index (no weight_map)") from None
         shards = {name: _open_safetensors(path.parent / name) for name in sorted(set(where.values()))}
         for key, name in where.items():
-            if key not in shards[name].keys():
+            if key not in shards[name].keys():  # noqa: SIM118 - not a dict
                 raise ValueError(f"{path.parent / name}: lacks {key}, which {path.name} says it holds")
-        return cls(path, where, lambda key: shards[where[key]].get_tensor(key))
+        return cls(
+            path,
+            where,
+            lambda key: shards[where[key]].get_tensor(key),
+            lambda key: shards[where[key]].get_slice(key).get_shape(),
+        )
 
     @classmethod
     def _pickled(cls, path: Path, inside: str | None) -> "Weights":
@@ -95,15 +150,17 @@ class Weights:
         return self._prefix + name in self._keys
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """The tensor `name` in float32, which must have `shape`. KeyError when it is missing, ValueError when it differs."""
+        """The tensor `name` in float32, which must have `shape`; KeyError when missing, ValueError when not."""
         key = self._prefix + name
         if key not in self._keys:
             raise KeyError(f"{self.source}: lacks {key} {list(shape)}; is the config that of this checkpoint?")
-        tensor = self._read(key)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{self.source}: {key} has shape {list(tensor.shape)}, the config says {list(shape)}")
+        got = tuple(self._shape(key))
+        if got != shape:
+            raise ValueError(f"{self.source}: {key} has shape {list(got)}, the config says {list(shape)}")
         self._left.discard(key)
-        return tensor.detach().to(torch.float32)
+        if _shapes_only.get():
+            return torch.empty(shape, device="meta")
+        return self._read(key).detach().to(torch.float32)
 
     def drop(self, pattern: str, why: str) -> None:
         """Accounts for keys that are not needed; `pattern` as in file names. The reason is for the reader."""
@@ -116,7 +173,8 @@ class Weights:
             extra = sorted(self._left)
             more = f" and {len(extra) - 4} more" if len(extra) > 4 else ""
             raise ValueError(
-                f"{self.source}: holds {', '.join(extra[:4])}{more}, which this net does not know; is the config that of this checkpoint?"
+                f"{self.source}: holds {', '.join(extra[:4])}{more}, which this net does not know; "
+                "is the config that of this checkpoint?"
             )
 
 

@@ -21,18 +21,14 @@ MANIFEST = "manifest.json"
 SYSTEMS = {"llvc": ("voxport.llvc", "Converter")}
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Unknown keys are errors when reading."""
-
-
-class FileRecord(_Strict):
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a file must be."""
 
     sha256: str
     bytes: int
 
 
-class Source(_Strict):
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the weights came from. `repo` and `revision` are null for a local folder that no lock entry matches."""
 
     files: dict[str, FileRecord]
@@ -40,7 +36,7 @@ class Source(_Strict):
     revision: str | None = None
 
 
-class StageRecord(_Strict):
+class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What export measured of one stage.
 
     Costs are those of one step of the schedule (llvc: one chunk): bytes of weights read, floating-point and 8-bit
@@ -55,7 +51,7 @@ class StageRecord(_Strict):
     speed_up: float | None = None
 
 
-class Manifest(_Strict):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything about a bundle that its graphs do not say themselves."""
 
     format: int
@@ -76,8 +72,9 @@ class Manifest(_Strict):
 class Bundle:
     """An opened bundle. Raises FileNotFoundError or ValueError, in one line that names the file and what to do."""
 
-    def __init__(self, path: str | os.PathLike[str], *, check: bool = True) -> None:
-        """`check`: compare every file's size and sha256 with the manifest."""
+    def __init__(self, path: str | os.PathLike[str], *, check: bool = True, sessions: type[Session] = Session) -> None:
+        """`check`: compare every file's size and sha256 with the manifest; `sessions`: what runs the graphs."""
+        self._sessions = sessions
         self.path = Path(path)
         self.manifest = _manifest(self.path)
         if check:
@@ -85,7 +82,7 @@ class Bundle:
                 _check(self.path / name, record)
 
     def session(self, stage: str, threads: int = 1) -> Session:
-        return Session(self.path / f"{stage}.onnx", threads)
+        return self._sessions(self.path / f"{stage}.onnx", threads)
 
     @property
     def bytes(self) -> int:
@@ -98,7 +95,11 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, check: boo
 
     `threads`: cores one step may use (default: what the system runs best with); `check`: verify the files' hashes.
     """
-    bundle = Bundle(path, check=check)
+    return opened(Bundle(path, check=check), threads)
+
+
+def opened(bundle: Bundle, threads: int | None = None) -> Any:
+    """The Speaker or Converter of an open bundle."""
     module, name = SYSTEMS[bundle.manifest.system]
     model = getattr(import_module(module), name)
     return model(bundle) if threads is None else model(bundle, threads=threads)
@@ -115,7 +116,8 @@ def _manifest(path: Path) -> Manifest:
         version = msgspec.json.decode(raw).get("format")
         if version != FORMAT:
             raise ValueError(
-                f"{file}: format {version}, this voxport reads format {FORMAT}; export the bundle again, or install the voxport that made it"
+                f"{file}: format {version}, this voxport reads format {FORMAT}; "
+                "export the bundle again, or install the voxport that made it"
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, AttributeError) as error:

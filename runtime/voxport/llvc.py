@@ -10,6 +10,7 @@ through `prenet` (when the bundle has one) and `convert`:
 Output sample i belongs to input sample i. Latency is `chunk_factor` chunks and one hop of look-ahead.
 """
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -64,7 +65,8 @@ class Converter:
         self._filtered = np.zeros_like(self._raw)
         if mode == "upstream" and self._block < self._context:
             raise ValueError(
-                f"upstream mode needs steps of {self._context} samples or more; raise the chunk factor above {chunk_factor}"
+                f"upstream mode needs steps of {self._context} samples or more; "
+                f"raise the chunk factor above {chunk_factor}"
             )
         self._frames = np.zeros(1, np.int64)
         self.reset()
@@ -111,7 +113,8 @@ class Converter:
     def _refuse_unstreamable(self) -> None:
         if not self._context and self.mode != "offline":
             raise ValueError(
-                f"{self.bundle.path}: a model without look-ahead cannot be streamed (upstream's own result is garbage); use mode 'offline'"
+                f"{self.bundle.path}: a model without look-ahead cannot be streamed "
+                "(upstream's own result is garbage); use mode 'offline'"
             )
 
     def _push(self, samples: Array) -> Array:
@@ -201,6 +204,16 @@ def _checked(samples: Array) -> Array:
     if not np.isfinite(samples).all():
         raise ValueError(f"sample {int(np.argmin(np.isfinite(samples)))} is not a number (NaN or infinite)")
     return samples.astype(np.float32, copy=False)
+
+
+def workload(converter: Converter, seconds: float, chunk_factor: int = 1) -> Iterator[Array]:
+    """A live stream for benchmarks: noise in exact mode, one chunk in, one chunk out."""
+    mode: Mode = "exact" if converter._context else "offline"
+    stream = converter.stream(mode, chunk_factor)
+    size = stream._block
+    for step in range(max(1, round(seconds * converter.sample_rate / size))):
+        yield stream.feed(0.1 * draws.normals(0, "workload", step, (size,)))
+    yield stream.flush()
 
 
 def rehearse(converter: Converter) -> dict[str, Array]:

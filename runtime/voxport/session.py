@@ -5,7 +5,7 @@ buffers that swap roles at every step (ping-pong), bound to the graph once, so n
 but the outputs; a tensor with a `capacity` axis has one buffer, bound to input and output alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ Array = np.ndarray
 
 
 class State(Mapping[str, Array]):
-    """Named arrays of one stream, zero at the start. Writing into an array (`state["x"][:] = ...`) changes the state."""
+    """Named arrays of one stream, zero at the start. Writing into one (`state["x"][:] = ...`) changes the state."""
 
     def __init__(self, tensors: tuple[Tensor, ...], arrays: dict[str, Array]) -> None:
         self._tensors = tensors
@@ -31,7 +31,7 @@ class State(Mapping[str, Array]):
         self._check()
         return self._front[name][0]
 
-    def __iter__(self) -> "iter[str]":  # type: ignore[type-arg, valid-type]
+    def __iter__(self) -> Iterator[str]:
         return iter(self._front)
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class Session:
     """One graph, loaded. Not for use from two threads at once; load a second one instead (weights are mapped files)."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """`threads`: cores one step may use. Raises FileNotFoundError, or ValueError when onnxruntime refuses the file."""
+        """`threads`: cores one step may use. Raises FileNotFoundError; ValueError when onnxruntime refuses the file."""
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such graph")
         options = ort.SessionOptions()
@@ -76,6 +76,7 @@ class Session:
             self._ort = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types are not public
             raise ValueError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}") from None
+        self.threads = threads
         self.stage = Stage.of(path.stem, self._ort)
         self._inputs = {t.name: t for t in self.stage.inputs}
 

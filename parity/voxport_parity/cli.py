@@ -1,0 +1,66 @@
+"""`voxport parity`. Only click is imported until it is called."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from voxport_parity.compare import Diff
+
+
+@click.command()
+@click.argument("system", type=click.Choice(["llvc"]))
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--bundle", type=click.Path(path_type=Path), help="Check this bundle. [one is exported and thrown away]")
+@click.option("--recipe", help="Also check the graph quantized so, against a reference that rounds as it does.")
+@click.option("--target", type=click.Choice(["cpu", "portable"]), default="cpu", show_default=True)
+@click.option("--variant", help="Which of several checkpoints in the folder.")
+@click.option("--config", type=click.Path(path_type=Path), help="llvc: config.json, with --weights.")
+@click.option("--weights", type=click.Path(path_type=Path), help="llvc: G_*.pth, with --config.")
+@click.option(
+    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write every compared tensor here."
+)
+def parity(
+    system: str,
+    checkpoint: Path,
+    bundle: Path | None,
+    recipe: str | None,
+    target: str,
+    file: Path | None,
+    **options: Path | str | None,
+) -> None:
+    """Prove that nothing was lost between a checkpoint and its bundle, tensor by tensor, link by link.
+
+    golden -> torch net -> fp32 graph -> quantized graph -> streamed. Goldens are golden.safetensors and golden.json
+    in CHECKPOINT; without them the torch net is the reference. Stops at the first broken link; exit 1.
+
+    \b
+    Examples:
+      voxport parity llvc checkpoints/llvc
+      voxport parity llvc checkpoints/llvc --recipe int8 --json parity.json
+    """
+    from voxport_parity.chain import chain
+
+    diffs: list[Diff] = []
+    groups: dict[tuple[str, str], list[int]] = {}
+    for diff in chain(system, checkpoint, bundle, recipe, target, **options):
+        groups.setdefault((diff.link, diff.stage), []).append(len(diffs))
+        diffs.append(diff)
+    for (link, stage), members in groups.items():
+        seen = [diffs[i] for i in members]
+        worst = max(seen, key=lambda d: (d.excess, d.max_abs))
+        verdict = "ok" if all(d.ok for d in seen) else "BROKEN"
+        judged = f"{worst.excess:4.0%} of its bound" if worst.bound else "not judged"
+        click.echo(
+            f"{link:18} {stage:12} {len(seen):4} tensors   worst {worst.max_abs:.1e}, {judged:17} "
+            f"{worst.tensor:24} {verdict if worst.bound else ''}".rstrip()
+        )
+    if file is not None:
+        file.write_text(json.dumps([d.as_dict() for d in diffs], indent=1) + "\n")
+    broken = next((d for d in diffs if not d.ok), None)
+    if broken is not None:
+        raise click.ClickException(str(broken))
+    if not diffs:
+        raise click.ClickException(f"{checkpoint}: nothing was compared")

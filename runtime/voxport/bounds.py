@@ -1,0 +1,33 @@
+"""The one table of tolerances. Parity, `voxport verify` and the tests read it; nothing else states one.
+
+A Bound holds when |got - wanted| is within any of its limits, element by element. Loosening one needs a measured
+reason beside it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Largest error allowed per element: absolute, relative to the element, or to the tensor's largest element."""
+
+    absolute: float
+    relative: float = 0.0
+    of_peak: float = 0.0
+
+
+EQUAL = Bound(0.0)  # integers: codes, tokens, lengths
+
+RESAMPLED = Bound(1e-6)
+
+LLVC_AUDIO = Bound(5e-6)
+LLVC_STATE = Bound(1e-4, 1e-5)  # activations reach 30 at the fixture's last layers, where float32 keeps 2e-6
+
+
+# The same graph on another machine: kernels sum in another order. A uint8 activation that rounds the other way is
+# one step of 255 off and spreads from there (LLVC fixture: 1 flip in 1e5 roundings, audio 2e-3).
+VERIFY_FP32 = Bound(2e-5)
+VERIFY_INT8 = Bound(2e-2)
+# A quantized graph against float arithmetic that rounds as it does: the same flips (measured 2.3e-3 of the peak; the
+# distance to fp32 is 3 to 7 times that).
+QUANTIZED = Bound(1e-5, of_peak=1e-2)

@@ -1,0 +1,41 @@
+"""Proves a bundle on the machine it runs on: the same inputs must give what they gave at export."""
+
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from voxport import bounds
+from voxport.bundle import SYSTEMS, load
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output against its record."""
+
+    name: str
+    max_abs: float
+    bound: float
+    ok: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(path: Path, threads: int | None = None) -> list[Row]:
+    """Rehearses every mode of the model. Raises ValueError for a corrupted file, FileNotFoundError if missing."""
+    model = load(path, threads=threads)
+    manifest = model.bundle.manifest
+    wanted = load_file(path / "golden" / "rehearsal.safetensors")
+    rehearse = import_module(SYSTEMS[manifest.system][0]).rehearse
+    quantized = any(stage.int8_ops for stage in manifest.stages.values())
+    bound = (bounds.VERIFY_INT8 if quantized else bounds.VERIFY_FP32).absolute
+    rows = []
+    for name, got in rehearse(model).items():
+        same = got.shape == wanted[name].shape
+        worst = float(np.abs(got - wanted[name]).max(initial=0)) if same else float("inf")
+        rows.append(Row(name, worst, bound, worst <= bound))  # a NaN fails
+    return rows
