@@ -222,4 +222,5 @@ def rehearse(converter: Converter) -> dict[str, Array]:
     t = np.arange(length) / converter.sample_rate
     signal = 0.3 * np.sin(2 * np.pi * 150 * t * (1 + t)) + 0.1 * draws.normals(0, "rehearsal", 0, (length,))
     modes: tuple[Mode, ...] = get_args(Mode) if converter._context else ("offline",)
-    return {mode: converter.stream(mode).convert(signal.astype(np.float32)) for mode in modes}
+    factor = -(-converter._context // converter._chunk) or 1  # the smallest step that upstream's streaming can take
+    return {mode: converter.stream(mode, factor).convert(signal.astype(np.float32)) for mode in modes}
