@@ -1,0 +1,33 @@
+# make demo   set up, then show everything on the tiny LLVC checkpoint in the repository
+# make test   set up, then lint, types, tests                        (what CI runs)
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint bench clean
+
+demo: .venv/done
+	$(BIN)/python -m benchmarks.demo demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/done
+	$(BIN)/python -m pytest benchmarks -s -q
+
+# torch first, exactly this version: everything else that asks for torch then takes it
+.venv/done: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
