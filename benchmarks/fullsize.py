@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import click
 
-SYSTEMS = ("llvc",)
+SYSTEMS = ("llvc", "qwen3tts")
 
 
 class Writer(Protocol):

@@ -39,6 +39,7 @@ def test_step(
     samples = speech_like(1.0)[:size]
     step = _pytorch(reference, samples) if runner == "pytorch" else _voxport(llvc_bundle(runner), samples, factor)
     benchmark.pedantic(step, rounds=ROUNDS // factor, warmup_rounds=20, iterations=1)
+    assert benchmark.stats is not None  # pytest-benchmark is off
     median = benchmark.stats.stats.median
     ordered = sorted(benchmark.stats.stats.data)
     benchmark.extra_info["rtf"] = round(median / (0.013 * factor), 4)

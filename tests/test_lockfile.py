@@ -90,3 +90,10 @@ def test_pins_are_the_published_ones(
         assert digest is None or (file.sha256 or "").startswith(digest)
         return
     assert (file.bytes, file.sha256 and file.sha256[:16], file.confidence) == (size, digest, confidence)
+
+
+def test_a_checkpoint_is_recognised_by_its_hash() -> None:
+    pin = next(f for f in MODELS["llvc"].files if f.sha256)
+    assert pin.sha256
+    assert lockfile.holding({pin.sha256, "0" * 64}) == {"KoeAI/llvc": "ebfe8c0fdeb974a7eeb463b3abbc8ce42a0e3851"}
+    assert lockfile.holding({"0" * 64}) == {}

@@ -1,18 +1,15 @@
 """The exporters' verbs of the `voxport` command. Only click is imported until a verb is called."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-SYSTEMS = ("llvc",)
+from voxport.cli import BadInput, one_line
 
-
-class BadInput(click.ClickException):
-    """Ends the command with one line and exit code 2; a plain ClickException, a check that failed, ends it with 1."""
-
-    exit_code = 2
+SYSTEMS = ("llvc", "vyvo")
 
 
 @contextmanager
@@ -25,23 +22,35 @@ def exits(verb: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise BadInput(f"voxport {verb} needs the export extra: pip install 'voxport[export]'") from error
     except ChangedError as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
+        raise click.ClickException(one_line(error)) from error
     except (ValueError, OSError) as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(one_line(error)) from error
 
 
 @click.command()
 @click.argument("system", type=click.Choice(SYSTEMS))
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle folder to write.")
-@click.option("--recipe", default="fp32", show_default=True, help="fp32, int8, or a TOML file of rules.")
+@click.option("--recipe", default="fp32", show_default=True, help="fp32, int8, a name the system has, or a TOML file.")
+@click.option("--codec-recipe", type=click.Choice(["fp32", "int8"]), help="vyvo: of the codec, apart. [fp32]")
 @click.option("--target", type=click.Choice(["cpu", "portable"]), default="cpu", show_default=True)
 @click.option("--gate", is_flag=True, help="Keep a stage fp32 when its quantization fails on error or speed.")
 @click.option("--variant", help="Which of several checkpoints in the folder.")
 @click.option("--config", type=click.Path(path_type=Path), help="llvc: config.json, with --weights.")
 @click.option("--weights", type=click.Path(path_type=Path), help="llvc: G_*.pth, with --config.")
+@click.option("--codec", type=click.Path(path_type=Path), help="vyvo: the codec's folder. [found in CHECKPOINT]")
+@click.option("--tokens", help="vyvo: lfm2, qwen3, llama3 or a yaml of upstream's. [a yaml in CHECKPOINT, or by model]")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="vyvo: the folder of tokenizer.json. [CHECKPOINT]")
+@click.option("--lora", type=click.Path(path_type=Path), help="vyvo: a LoRA adapter's folder (PEFT), merged.")
 def export(
-    system: str, checkpoint: Path, out: Path, recipe: str, target: str, gate: bool, variant: str | None, **files: Path
+    system: str,
+    checkpoint: Path,
+    out: Path,
+    recipe: str,
+    codec_recipe: str | None,
+    target: str,
+    gate: bool,
+    **options: Path | str | None,
 ) -> None:
     """Turn a checkpoint folder in its release layout into a bundle that runs without torch.
 
@@ -56,6 +65,7 @@ def export(
     Examples:
       voxport export llvc checkpoints/llvc -o bundle --recipe int8
       voxport export llvc . -o bundle --config my/config.json --weights my/G_1000.pth
+      voxport export vyvo checkpoints/vyvo -o bundle --recipe int4 --codec checkpoints/snac_24khz
     """
     with exits("export"):
         from importlib import import_module
@@ -64,8 +74,14 @@ def export(
         from voxport_exporters.recipe import Recipe
 
         module = import_module(f"voxport_exporters.{system}")
-        job = module.job(checkpoint, variant=variant, **files)
-        for warning in pack(job, out, Recipe.named(recipe, module.RECIPES), target, gate):
+        given = {name: value for name, value in options.items() if value is not None}
+        foreign = given.keys() - inspect.signature(module.job).parameters.keys()
+        if foreign or (codec_recipe and not hasattr(module, "CODEC_RECIPES")):
+            raise ValueError(f"{system} takes no --{min(foreign, default='codec-recipe')}")
+        rules = Recipe.named(recipe, module.RECIPES)
+        if codec_recipe:
+            rules = rules.then(module.CODEC_RECIPES[codec_recipe])
+        for warning in pack(module.job(checkpoint, **given), out, rules, target, gate):
             click.echo(f"warning: {warning}", err=True)
         click.echo(out)
 

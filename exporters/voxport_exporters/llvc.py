@@ -3,14 +3,18 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 from safetensors.numpy import save_file
 
+from voxport.audio import MAX_RATE
 from voxport.bundle import Bundle
 from voxport.llvc import Converter as Runtime
 from voxport.llvc import rehearse
 from voxport.stage import Stage, Tensor
-from voxport_exporters.nets.llvc import Converter, LlvcConfig, PreNet
+from voxport_exporters.nets.llvc import Converter, PreNet
+from voxport_exporters.nets.llvc_config import LlvcConfig
 from voxport_exporters.pack import Job
 from voxport_exporters.part import Part
 from voxport_exporters.recipe import Recipe, Rule
@@ -79,9 +83,15 @@ def read_config(path: Path) -> tuple[LlvcConfig, int]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not an LLVC config.json (wanted model_params and data.sr): {error}") from None
     try:
-        return LlvcConfig.of(params), int(rate)
-    except ValueError as error:
+        config = LlvcConfig.of(params)
+        msgspec.convert(msgspec.to_builtins(config), LlvcConfig)  # every value of its declared type
+        rate = msgspec.convert(rate, Annotated[int, msgspec.Meta(ge=1, le=MAX_RATE)])
+    except (ValueError, TypeError, ArithmeticError, msgspec.ValidationError) as error:
         raise ValueError(f"{path}: {error}") from None
+    pre = config.convnet_config
+    if min([config.enc_dim, *pre.dilations, *pre.out_channels]) < 1:
+        raise ValueError(f"{path}: model_params: enc_dim, dilations, out_channels >= 1 does not hold")
+    return config, rate
 
 
 def _golden(bundle: Bundle, folder: Path) -> None:
@@ -90,13 +100,14 @@ def _golden(bundle: Bundle, folder: Path) -> None:
 
 
 def parts(weights: Weights, config: LlvcConfig) -> Iterator[Part]:
-    """The graphs of one checkpoint. Every key of `weights` is accounted for when the last part has been taken."""
+    """The graphs of one checkpoint. Every key of `weights` is accounted for before the first part is handed out."""
     pre = config.convnet_config
-    if pre.convnet_prenet:
-        yield Part(_prenet_stage(config), PreNet(weights.at("convnet_pre"), pre), axes={"samples": config.chunk})
-    convert = Part(_convert_stage(config), Converter(weights, config), axes={"chunks": 1})
+    prenet = PreNet(weights.at("convnet_pre"), pre) if pre.convnet_prenet else None
+    convert = Converter(weights, config)
     weights.finish()
-    yield convert
+    if prenet is not None:
+        yield Part(_prenet_stage(config), prenet, axes={"samples": config.chunk})
+    yield Part(_convert_stage(config), convert, axes={"chunks": 1})
 
 
 def _prenet_stage(config: LlvcConfig) -> Stage:

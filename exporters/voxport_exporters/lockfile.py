@@ -154,3 +154,9 @@ def edit(text: str, model: Model) -> str:
 def _row(file: File) -> str:
     facts = msgspec.to_builtins(file)
     return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in facts.items()) + " }"
+
+
+def holding(hashes: set[str], lock_file: Path | None = None) -> dict[str, str]:
+    """id -> revision of the repositories that hold a file of one of these sha256."""
+    repos = [repo for model in read(lock_file).values() for repo in model.repo]
+    return {r.id: r.revision for r in repos if r.revision and hashes & {f.sha256 for f in r.files}}

@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import platform
+import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,16 +15,17 @@ from onnx import numpy_helper
 from tqdm import tqdm
 
 import voxport
-from voxport.bundle import FORMAT, Bundle, Manifest, Source, StageRecord, record, writing
-from voxport_exporters import quantize
+from voxport.bundle import FORMAT, Bundle, Fidelity, Manifest, Setting, Source, StageRecord, record, writing
+from voxport_exporters import lockfile, nbits, quantize
 from voxport_exporters.part import Part, check, export
-from voxport_exporters.recipe import Recipe
+from voxport_exporters.recipe import Recipe, Rule
+from voxport_exporters.store import Array, Store, Written
+from voxport_exporters.weights import deferring
 
 # A quantized layer below these fails the gate (`--gate`), or is warned about.
-LEAST_DB = 30.0
+LEAST_DB = {"int8": 30.0, "int8b": 30.0, "int4": 15.0, "hqq4": 15.0}
 LEAST_SPEED_UP = 1.05
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
-INLINE = 1024  # initializers of fewer bytes stay inside the graph file
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,24 @@ class Job:
     checkpoint: tuple[Path, ...]  # the files the parts were read from
     root: Path  # names in the manifest are relative to it
     schedule: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    sampling: dict[str, Setting] = field(default_factory=dict)
+    voices: list[str] = field(default_factory=list)
+    files: dict[str, Path | bytes] = field(
+        default_factory=dict
+    )  # name in the bundle -> what to copy there, or contents
     golden: Callable[[Bundle, Path], None] | None = None  # writes golden/ by running the bundle
+    fidelity: Callable[[Mapping[str, Part], Path], Fidelity] | None = None  # of the written graphs; language models
 
 
 def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -> list[str]:
     """Writes the bundle `out` atomically. Returns warnings. Raises FileExistsError when `out` is something else."""
     warnings: list[str] = []
-    with writing(out) as (folder, write):
-        stages = {}
+    with writing(out) as (folder, write), deferring():
+        stages, parts, written = {}, {}, Written()
         for part in tqdm(job.parts, desc="export", unit="graph", disable=not sys.stderr.isatty(), delay=1):
-            stages[part.stage.name] = _stage(part, folder, recipe, target, gate, warnings)
+            parts[part.stage.name] = part
+            stages[part.stage.name] = save(part, folder, recipe, target, warnings, gate, written)
         manifest = Manifest(
             format=FORMAT,
             system=job.system,
@@ -53,14 +64,23 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
             sample_rate=job.sample_rate,
             target=target,
             recipe=recipe.name,
-            source=Source(files={_relative(p, job.root): record(p) for p in job.checkpoint}),
+            source=_source(job),
             tools={"voxport": voxport.__version__, "python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in TOOLS},
             stages=stages,
             files={},
             schedule=job.schedule,
+            tokens=job.tokens,
+            sampling=job.sampling,
+            voices=job.voices,
+            fidelity=job.fidelity(parts, folder) if job.fidelity and any(s.int8_ops for s in stages.values()) else None,
         )
         write(manifest)
+        for name, source in job.files.items():
+            if isinstance(source, bytes):
+                (folder / name).write_bytes(source)
+            else:
+                shutil.copyfile(source, folder / name)
         if job.golden is not None:
             (folder / "golden").mkdir()
             job.golden(Bundle(folder), folder / "golden")
@@ -72,54 +92,85 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
     return warnings
 
 
+def _source(job: Job) -> Source:
+    files = {_relative(p, job.root): record(p) for p in job.checkpoint}
+    return Source(files=files, repos=lockfile.holding({f.sha256 for f in files.values()}))
+
+
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _stage(part: Part, folder: Path, recipe: Recipe, target: str, gate: bool, warnings: list[str]) -> StageRecord:
+def save(
+    part: Part,
+    folder: Path,
+    recipe: Recipe,
+    target: str,
+    warnings: list[str],
+    gate: bool = False,
+    written: Written | None = None,
+) -> StageRecord:
+    """Writes `<stage>.onnx` (and its `.onnx.data`) into `folder`; adds to `warnings`.
+
+    `written`: what earlier stages wrote there; their weights are shared, not repeated.
+    """
     name = part.stage.name
     model = export(part, target)
-    values = {i.name: i for i in model.graph.initializer}
+    store = Store(model, part.net, folder / f"{name}.onnx.data", written)
     flops = part.flops()
-    cost = {x: flops.get(x.weight.rpartition(".")[0], 0) for x in quantize.layers(model)}
-    chosen = [x for x in cost if recipe.kind(name, x.weight) == "int8"]
+    reads = Counter(weight for node in model.graph.node for weight in node.input)  # a loop that is unrolled: many
+    cost = {x: flops.get(x.weight.rpartition(".")[0], 0) // reads[x.weight] for x in quantize.layers(model)}
+    tables = {t: recipe.kind(name, t) for t in nbits.tables(model) if recipe.kind(name, t) in nbits.ROWS}
+    chosen = {x: recipe.of(name, x.weight) for x in cost if recipe.kind(name, x.weight) in LEAST_DB}
     error = speed = None
     if chosen:
-        error, worst = min((quantize.error_db(numpy_helper.to_array(values[x.weight])), x.weight) for x in chosen)
+        rules = {x.weight: rule for x, rule in chosen.items()}
+        errors = ((_error(store.read(w), rule), w, LEAST_DB[rule.kind]) for w, rule in rules.items())
+        error, worst, least = min(errors, key=lambda e: e[0] - e[2])
         largest = max(chosen, key=lambda x: cost[x])
-        rows = max(1, cost[largest] // (2 * largest.shape[0] * largest.shape[1]))
-        speed = quantize.speed_up(largest.shape, rows, target)
-        failed = [f"{worst} keeps {error:.1f} dB of {LEAST_DB:.0f}"] if error < LEAST_DB else []
+        count = max(1, cost[largest] // (2 * largest.shape[0] * largest.shape[1]))
+        rule = chosen[largest]
+        speed = quantize.speed_up(largest.shape, count, lambda m: _rewrite(m, {"w": rule}, target, Store(m)))
+        failed = [f"{worst} keeps {error:.1f} dB of {least:.0f}"] if error < least else []
         failed += [f"{largest.weight} runs x{speed:.2f} of fp32"] if speed < LEAST_SPEED_UP else []
-        warnings += [f"stage {name}, int8: {why}" + ("; kept fp32" if gate else "") for why in failed]
+        kinds = "+".join(sorted({r.kind for r in chosen.values()}))
+        warnings += [f"stage {name}, {kinds}: {why}" + ("; kept fp32" if gate else "") for why in failed]
         if failed and gate:
-            chosen = []
-    if chosen:
-        quantize.int8(model, {x.weight for x in chosen}, target)
-        check(model, part.stage, target)
+            chosen = {}
+    _rewrite(model, {x.weight: rule for x, rule in chosen.items()}, target, store)
+    nbits.rows(model, tables, store)
+    store.finish()
+    check(model, part.stage, target)
     eight = sum(cost[x] for x in chosen)
+    looked_up = set(nbits.tables(model))
+    reads = Counter(weight for node in model.graph.node for weight in node.input)
     stage = StageRecord(
-        weight_bytes=sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer),
+        weight_bytes=sum(reads[i.name] * _bytes(i) for i in model.graph.initializer if i.name not in looked_up),
         flops=flops[""] - eight,
         int8_ops=eight,
         error_db=error if chosen else None,
         speed_up=speed if chosen else None,
     )
-    _save(
-        model, folder / f"{name}.onnx", {"voxport.stage": name, "voxport.recipe": recipe.name, "voxport.target": target}
-    )
+    for key, value in (("stage", name), ("recipe", recipe.name), ("target", target)):
+        model.metadata_props.add(key=f"voxport.{key}", value=value)
+    (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     return stage
 
 
-def _save(model: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
-    large = any(len(i.raw_data) >= INLINE for i in model.graph.initializer)
-    onnx.save_model(
-        model,
-        path,
-        save_as_external_data=large,
-        location=f"{path.name}.data",
-        size_threshold=INLINE,
-        all_tensors_to_one_file=True,
-    )
+def _error(weight: Array, rule: Rule) -> float:
+    return quantize.error_db(weight) if rule.kind == "int8" else nbits.error_db(weight, rule.kind, rule.block)
+
+
+def _rewrite(model: onnx.ModelProto, rules: dict[str, Rule], target: str, store: Store) -> None:
+    """Quantizes, in place, the MatMuls that read the weights `rules` names."""
+    eight = {w for w, rule in rules.items() if rule.kind == "int8"}
+    if eight:
+        quantize.int8(model, eight, target, store)
+    blocks = {w: (rule.kind, rule.block) for w, rule in rules.items() if w not in eight}
+    if blocks:
+        nbits.blocks(model, blocks, target, store)
+
+
+def _bytes(initializer: onnx.TensorProto) -> int:
+    outside = {e.key: e.value for e in initializer.external_data}
+    return int(outside["length"]) if outside else numpy_helper.to_array(initializer).nbytes

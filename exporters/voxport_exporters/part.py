@@ -2,11 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from voxport.stage import NEXT, Stage
 from voxport.stage import Tensor as Declared
 from voxport_exporters import ops
+from voxport_exporters.weights import deferred
 
 OPSET = 20  # ai.onnx; the newest that onnxruntime and TensorRT 10 both take whole
 CONTRIB = "com.microsoft"
 TARGETS = ("cpu", "portable")
+PENDING = "pending"  # the location of weights that are still to be written
 
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
 
@@ -40,6 +43,7 @@ class Part:
     stage: Stage
     net: nn.Module
     axes: Mapping[str, int]  # sizes of the free axes in one step of the schedule
+    build: Callable[[str], onnx.ModelProto] | None = None  # target -> graph, where tracing the whole net takes too long
 
     def feed(self, least: int = 1) -> list[Tensor]:
         """Zeros for every input and state in declared order; free axes of one step, but no shorter than `least`."""
@@ -53,7 +57,7 @@ class Part:
             self.net(*self.feed())
         root = type(self.net).__name__
         counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        return {"": counts["Global"]} | {
+        return {"": counts.get("Global", 0)} | {
             n.removeprefix(f"{root}."): c for n, c in counts.items() if n.startswith(f"{root}.")
         }
 
@@ -61,10 +65,16 @@ class Part:
 def export(part: Part, target: str) -> onnx.ModelProto:
     """Traces the part for `target` ("cpu" or "portable"), checks the graph, returns it with weights inside.
 
+    Weights the net deferred (weights.py) stay outside: initializers of external data that nobody has written yet, at
+    PENDING; pack.py builds and writes them one at a time.
     Raises ValueError when the graph holds a node that draws random numbers, an operator the target may not use, or
     inputs and outputs other than declared.
     """
     stage, net = part.stage, part.net.eval()
+    if part.build is not None:
+        model = part.build(target)
+        check(model, stage, target)
+        return model
     outputs = [t.name for t in stage.outputs] + [NEXT + t.name for t in stage.state]
     with ops.lowering(target), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -80,7 +90,14 @@ def export(part: Part, target: str) -> onnx.ModelProto:
             verbose=False,
         )
     assert program is not None
-    model: onnx.ModelProto = program.model_proto
+    for name, parameter in net.named_parameters():
+        if deferred(parameter):
+            value = program.model.graph.initializers.get(name)
+            if value is None:  # its placeholder's values are in the graph
+                raise ValueError(f"stage {stage.name}: {name} was folded into another constant, or nothing reads it")
+            shape = ir.Shape(parameter.shape)
+            value.const_value = ir.ExternalTensor(PENDING, 0, 0, ir.DataType.FLOAT, shape=shape, name=name)
+    model = program.model_proto
     _strip(model)
     check(model, stage, target)
     return model
@@ -118,12 +135,26 @@ def check(model: onnx.ModelProto, stage: Stage, target: str) -> None:
             )
         if node.domain not in ("", "ai.onnx") and not (target == "cpu" and node.domain == CONTRIB):
             raise ValueError(f"stage {stage.name}: {node.domain}::{node.op_type} is not for target {target}")
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(_without_external(model))
     for declared, values in (
         (stage.feeds, model.graph.input),
         ((*stage.outputs, *(Declared(NEXT + t.name, t.dtype, t.shape) for t in stage.state)), model.graph.output),
     ):
         _same(stage.name, declared, values)
+
+
+def _without_external(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The checker insists on opening external data: here such initializers are inputs instead."""
+    outside = [i for i in model.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
+    if not outside:
+        return model
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for initializer in outside:
+        light.graph.initializer.remove(initializer)
+        info = onnx.helper.make_tensor_value_info(initializer.name, initializer.data_type, initializer.dims)
+        light.graph.input.append(info)
+    return light
 
 
 def _same(stage: str, declared: tuple[Declared, ...], values: Any) -> None:

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from onnx import NodeProto, helper, numpy_helper
 
 from voxport_exporters.part import CONTRIB, OPSET
+from voxport_exporters.store import Store
 
 Array = np.ndarray
 
@@ -46,9 +47,10 @@ def int8_weight(weight: Array) -> tuple[Array, Array]:
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
 
 
-def int8(model: onnx.ModelProto, weights: set[str], target: str) -> None:
-    """Replaces, in place, the MatMuls that read `weights`."""
+def int8(model: onnx.ModelProto, weights: set[str], target: str, store: Store | None = None) -> None:
+    """Replaces, in place, the MatMuls that read `weights`, which `store` reads and writes (default: in the model)."""
     graph = model.graph
+    store = store or Store(model)
     chosen = {id(layer.node): layer for layer in layers(model) if layer.weight in weights}
     values = {i.name: i for i in graph.initializer}
     readers: dict[str, list[NodeProto]] = {}
@@ -71,7 +73,7 @@ def int8(model: onnx.ModelProto, weights: set[str], target: str) -> None:
             nodes.append(helper.make_node("DynamicQuantizeLinear", [x], [f"{x}.q", f"{x}.scale", f"{x}.zero"]))
         feed = [f"{x}.q", f"{w}.int8", f"{x}.scale", f"{w}.scale", f"{x}.zero"]
         if target == "cpu":
-            bias = _bias(readers.get(out, []), out, values)
+            bias = bias_after(readers.get(out, []), out, values)
             if bias is not None:
                 absorbed.add(id(bias))
                 constant = next(name for name in bias.input if name != out)
@@ -88,18 +90,17 @@ def int8(model: onnx.ModelProto, weights: set[str], target: str) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     for w in {layer.weight for layer in chosen.values()}:
-        q, scale = int8_weight(numpy_helper.to_array(values[w]))
-        graph.initializer.extend(
-            [numpy_helper.from_array(q, f"{w}.int8"), numpy_helper.from_array(scale, f"{w}.scale")]
-        )
+        q, scale = int8_weight(store.read(w))
+        store.write(f"{w}.int8", q)
+        store.write(f"{w}.scale", scale)
     still = {name for node in nodes for name in node.input}
     for w in weights - still:
-        graph.initializer.remove(values[w])
+        store.drop(w)
     if target == "cpu" and not any(o.domain == CONTRIB for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
 
 
-def _bias(readers: list[NodeProto], value: str, constants: dict[str, onnx.TensorProto]) -> NodeProto | None:
+def bias_after(readers: list[NodeProto], value: str, constants: dict[str, onnx.TensorProto]) -> NodeProto | None:
     """The Add of a constant vector that is the only reader of `value`."""
     if len(readers) != 1 or readers[0].op_type != "Add":
         return None
@@ -129,12 +130,13 @@ def fake_quantize(x: Array) -> Array:
     return rounded
 
 
-def speed_up(shape: tuple[int, int], rows: int, target: str) -> float:
-    """How many times faster the int8 layer is than fp32, both timed here, interleaved, one thread, medians."""
+def speed_up(shape: tuple[int, int], rows: int, change: Callable[[onnx.ModelProto], None]) -> float:
+    """How many times faster a layer is once `change` has quantized it, both timed here, interleaved, one thread,
+    medians. `change` finds one MatMul with the weight `w`."""
     fp32 = _single(shape, rows)
     fast = onnx.ModelProto()
     fast.CopyFrom(fp32)
-    int8(fast, {"w"}, target)
+    change(fast)
     x = np.random.default_rng(1).standard_normal((rows, shape[0]), np.float32)
     runs = [_runner(m, x) for m in (fp32, fast)]
     times: list[list[float]] = [[], []]

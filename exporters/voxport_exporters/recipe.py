@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["fp32", "int8"]
+Kind = Literal["fp32", "int8", "int8b", "int4", "hqq4", "int8row", "fp16row"]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,20 +17,32 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Kind
     stage: str = "*"
     weights: str = "*"
+    block: int = 128  # inputs that share a scale: int8b, int4, hqq4
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rules in order; of those that match a weight the last one counts. No match: fp32.
 
     int8: weights per output channel, symmetric; activations per tensor, measured at run time.
+    int8b, int4, hqq4: weights per block of inputs, with zero points (nbits.py); rounded to nearest, or by `hqq`.
+    int8row, fp16row: a table whose rows are looked up, as int8 with one scale per row or as fp16. The other kinds leave
+    such tables alone.
     """
 
     name: str
     rule: list[Rule] = []
 
+    def of(self, stage: str, weight: str) -> Rule:
+        """The rule that counts for this weight."""
+        fits = (r for r in self.rule if fnmatch.fnmatch(stage, r.stage) and fnmatch.fnmatch(weight, r.weights))
+        return [Rule("fp32"), *fits][-1]
+
     def kind(self, stage: str, weight: str) -> Kind:
-        matching = (r.kind for r in self.rule if fnmatch.fnmatch(stage, r.stage) and fnmatch.fnmatch(weight, r.weights))
-        return [*["fp32"], *matching][-1]  # type: ignore[return-value]
+        return self.of(stage, weight).kind
+
+    def then(self, other: "Recipe") -> "Recipe":
+        """This one's rules, then those of `other`, which count where both match."""
+        return Recipe(f"{self.name}+{other.name}", [*self.rule, *other.rule])
 
     @classmethod
     def named(cls, name: str, known: Mapping[str, "Recipe"]) -> "Recipe":

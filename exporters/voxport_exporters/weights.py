@@ -13,12 +13,15 @@ A net whose large parameters are made with `later()` can be traced without readi
 import fnmatch
 import itertools
 import json
-import pickle
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import safetensors
 import torch
 from torch import Tensor, nn
@@ -57,7 +60,36 @@ def later(build: Callable[[], Tensor]) -> nn.Parameter:
     # One number in memory, repeated by strides; each its own, or the exporter would merge equal weights.
     placeholder = nn.Parameter(torch.full((1,), float(next(_serial))).expand(shape), requires_grad=False)
     placeholder.build = build  # type: ignore[attr-defined]
+    placeholder.hollow = placeholder.data  # type: ignore[attr-defined]
     return placeholder
+
+
+@contextmanager
+def reading(net: nn.Module) -> Iterator[None]:
+    """Within: a net made under `deferring()` can be run; each module reads its weights when called, then lets go."""
+    hooks = []
+    for module in net.modules():
+        waiting = [p for p in module.parameters(recurse=False) if deferred(p)]
+        if waiting:
+            hooks += [
+                module.register_forward_pre_hook(lambda _, __, own=waiting: _fill(own)),
+                module.register_forward_hook(lambda _, __, ___, own=waiting: _empty(own)),
+            ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _fill(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.data = built(parameter)
+
+
+def _empty(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.data = parameter.hollow  # type: ignore[attr-defined]
 
 
 def deferred(parameter: Tensor) -> bool:
@@ -101,14 +133,14 @@ class Weights:
             return cls._sharded(path)
         if path.suffix == ".safetensors":
             shard = _open_safetensors(path)
-            return cls(path, shard.keys(), shard.get_tensor, lambda key: shard.get_slice(key).get_shape())
+            return cls(path, shard.keys(), partial(_get, path), lambda key: shard.get_slice(key).get_shape())
         return cls._pickled(path, inside)
 
     @classmethod
     def _sharded(cls, path: Path) -> "Weights":
         try:
-            where: dict[str, str] = json.loads(path.read_text())["weight_map"]
-        except (ValueError, KeyError):
+            where = msgspec.convert(json.loads(path.read_text())["weight_map"], dict[str, str])
+        except (ValueError, KeyError, TypeError, msgspec.ValidationError):
             raise ValueError(f"{path}: not a safetensors index (no weight_map)") from None
         shards = {name: _open_safetensors(path.parent / name) for name in sorted(set(where.values()))}
         for key, name in where.items():
@@ -117,15 +149,19 @@ class Weights:
         return cls(
             path,
             where,
-            lambda key: shards[where[key]].get_tensor(key),
+            lambda key: _get(path.parent / where[key], key),
             lambda key: shards[where[key]].get_slice(key).get_shape(),
         )
 
     @classmethod
     def _pickled(cls, path: Path, inside: str | None) -> "Weights":
         try:
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+            with warnings.catch_warnings(action="ignore"):
+                # Files of torch < 1.6 are no zip and cannot be mapped.
+                held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle fails in whatever it happens to call
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise ValueError(f"{path}: not a whole torch checkpoint (truncated or foreign): {reason}") from None
         if inside is not None:
@@ -149,6 +185,14 @@ class Weights:
     def has(self, name: str) -> bool:
         return self._prefix + name in self._keys
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every key of the checkpoint, in full."""
+        return self._keys
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._shape(self._prefix + name))
+
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor `name` in float32, which must have `shape`; KeyError when missing, ValueError when not."""
         key = self._prefix + name
@@ -161,6 +205,30 @@ class Weights:
         if _shapes_only.get():
             return torch.empty(shape, device="meta")
         return self._read(key).detach().to(torch.float32)
+
+    def folded(self, name: str, *shape: int) -> Tensor:
+        """The weight of the weight-normed convolution `name`: g v / |v|, the norm over all axes but the first.
+
+        Reads torch's names of either generation (`weight_g`, `weight_v` and `parametrizations.weight.original0/1`).
+        """
+        old = self.has(f"{name}.weight_g")
+        g, v = ("weight_g", "weight_v") if old else (f"parametrizations.weight.original{i}" for i in (0, 1))
+        scale = self.take(f"{name}.{g}", shape[0], *(1 for _ in shape[1:]))
+        direction = self.take(f"{name}.{v}", *shape)
+        norm: Tensor = torch.linalg.vector_norm(direction, dim=tuple(range(1, len(shape))), keepdim=True)
+        return direction * (scale / norm)
+
+    def changed(
+        self, change: Mapping[str, Callable[[Tensor], Tensor]], shapes: Mapping[str, Iterable[int]]
+    ) -> "Weights":
+        """The same keys, of which some are changed as they are read; `shapes` of those whose shape changes too."""
+        read, shape = self._read, self._shape
+        return Weights(
+            self.source,
+            self._keys,
+            lambda key: change[key](read(key)) if key in change else read(key),
+            lambda key: shapes.get(key) or shape(key),
+        )
 
     def drop(self, pattern: str, why: str) -> None:
         """Accounts for keys that are not needed; `pattern` as in file names. The reason is for the reader."""
@@ -178,10 +246,16 @@ class Weights:
             )
 
 
+def _get(path: Path, key: str) -> Tensor:
+    """Opened anew for each tensor, so the pages it maps leave memory with it."""
+    tensor: Tensor = _open_safetensors(path).get_tensor(key)
+    return tensor
+
+
 def _open_safetensors(path: Path) -> "safetensors.safe_open":
     try:
         return safetensors.safe_open(path, framework="pt")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such checkpoint") from None
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from None

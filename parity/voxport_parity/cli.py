@@ -41,6 +41,8 @@ def parity(
       voxport parity llvc checkpoints/llvc
       voxport parity llvc checkpoints/llvc --recipe int8 --json parity.json
     """
+    if file is not None:
+        _refuse_losing(file, checkpoint, bundle)
     from voxport_parity.chain import chain
 
     diffs: list[Diff] = []
@@ -64,3 +66,11 @@ def parity(
         raise click.ClickException(str(broken))
     if not diffs:
         raise click.ClickException(f"{checkpoint}: nothing was compared")
+
+
+def _refuse_losing(file: Path, *inputs: Path | None) -> None:
+    """Raises ValueError when the report has no folder to be written to, or would go over an input."""
+    if not file.parent.is_dir():
+        raise ValueError(f"{file}: cannot be written: no folder {file.parent}")
+    if file.exists() and any(folder and file.resolve().is_relative_to(folder.resolve()) for folder in inputs):
+        raise ValueError(f"{file}: is one of the inputs; name another file")

@@ -23,6 +23,7 @@ class Diff:
     where: tuple[int, ...] = ()
     got: float = 0.0
     wanted: float = 0.0
+    got_shape: tuple[int, ...] | None = None  # where it is not `shape`
 
     @property
     def ok(self) -> bool:
@@ -36,12 +37,15 @@ class Diff:
             "link": self.link,
             "tensor": self.tensor,
             "shape": list(self.shape),
-            "max_abs": self.max_abs,
+            "max_abs": self.max_abs if np.isfinite(self.max_abs) else None,  # JSON has no infinity
             "bound": None if self.bound is None else self.bound.absolute,
             "ok": self.ok,
         }
 
     def __str__(self) -> str:
+        if self.got_shape is not None:
+            has = f"has shape {list(self.got_shape)}, wanted {list(self.shape)}"
+            return f"{self.link} link, stage {self.stage}: {self.tensor} {has}"
         at = ", ".join(map(str, self.where))
         return f"{self.link} link, stage {self.stage}: {self.tensor}[{at}] is {self.got!r}, wanted {self.wanted!r}"
 
@@ -51,7 +55,7 @@ def compare(
 ) -> Diff:
     """A shape that differs, or a NaN, is infinitely wrong."""
     if got.shape != wanted.shape:
-        return Diff(system, stage, f"{link} (shape {list(got.shape)})", tensor, wanted.shape, np.inf, bound, np.inf)
+        return Diff(system, stage, link, tensor, wanted.shape, np.inf, bound, np.inf, got_shape=got.shape)
     if not wanted.size:
         return Diff(system, stage, link, tensor, wanted.shape, 0.0, bound, 0.0)
     g, w = got.astype(np.float64), wanted.astype(np.float64)

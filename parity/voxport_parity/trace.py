@@ -11,6 +11,17 @@ from safetensors.numpy import load_file
 Trace = dict[str, np.ndarray]
 
 
+class _Held(dict[str, Any]):
+    """What a file holds; asked for anything else, it names the file."""
+
+    def __init__(self, held: dict[str, Any], file: Path) -> None:
+        super().__init__(held)
+        self._file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(f"{self._file}: lacks {name}; is it the golden of this checkpoint?")
+
+
 class Golden:
     """What upstream's own code computed for a checkpoint: tensors by name, and notes on how they were made."""
 
@@ -25,8 +36,8 @@ class Golden:
             return None
         try:
             notes = json.loads((folder / "golden.json").read_text())
-            return cls(load_file(file), notes, folder)
-        except (SafetensorError, ValueError) as error:
+            return cls(_Held(load_file(file), file), _Held(notes, folder / "golden.json"), folder)
+        except (SafetensorError, ValueError, TypeError) as error:
             raise ValueError(f"{file}: not a golden of this project: {error}") from None
 
     def meaning(self, name: str) -> str:

@@ -32,6 +32,9 @@ def bench(path: Path, seconds: float = 10.0, threads: int | None = None, chunk_f
     stages = {}
     for name, seen in run.pop("stages").items():
         record = bundle.manifest.stages[name]
+        if not seen["ms_p50"]:  # the workload never ran it
+            stages[name] = seen | {"of_limit": None}
+            continue
         moved = record.weight_bytes / (machine["bandwidth_gb_s"] * 1e9)
         computed = record.flops / (machine["fp32_gflop_s"] * 1e9) + record.int8_ops / (machine["int8_gop_s"] * 1e9)
         limit = max(moved, computed * chunk_factor)
@@ -60,7 +63,9 @@ def table(result: dict[str, Any]) -> str:
         f"{'stage':16} {'rtf':>8} {'ms p50':>8} {'ms p99':>8} {'of limit':>9}",
     ]
     for name, s in result["stages"].items():
-        lines.append(f"{name:16} {s['rtf']:8.4f} {s['ms_p50']:8.3f} {s['ms_p99']:8.3f} {s['of_limit']:8.0%}")
+        ran = s["rtf"] is not None
+        figures = f"{s['rtf']:8.4f} {s['ms_p50']:8.3f} {s['ms_p99']:8.3f} {s['of_limit']:8.0%}" if ran else "never ran"
+        lines.append(f"{name:16} {figures}")
     if result["tokens_per_s"]:
         lines.insert(4, f"{result['tokens_per_s']:.1f} tokens/s")
     return "\n".join(lines)
@@ -69,11 +74,11 @@ def table(result: dict[str, Any]) -> str:
 def _child(*arguments: str) -> dict[str, Any]:
     """One part in a process of its own. Numpy's own threads are kept out: onnxruntime's are what is measured."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "voxport.bench", *arguments], env=environment, stdout=subprocess.PIPE, check=False
-    )
+    command = [sys.executable, "-m", "voxport.bench", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"bench: the {arguments[0]} process failed with exit code {done.returncode}")
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ValueError(f"bench: the {arguments[0]} process failed: {said[-1]}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -105,6 +110,8 @@ class _TimedBundle(Bundle):
     def session(self, stage: str, threads: int = 1) -> Session:
         session = super().session(stage, threads)
         assert isinstance(session, Timed)
+        if stage in self.timed:
+            session.seconds = self.timed[stage].seconds  # one stage, one list, however many sessions run it
         self.timed[stage] = session
         return session
 
@@ -136,15 +143,19 @@ def _workload(path: str, seconds: str, threads: str, chunk_factor: str) -> dict[
         "load_s": round(load, 3),
         "audio_s": round(audio, 2),
         **{f"step_ms_p{p}": round(float(np.percentile(steps, p)), 3) for p in (50, 95, 99)},
-        "threads": int(threads) or bundle.timed["convert"].threads,
-        "stages": {
-            name: {
-                "rtf": round(sum(s.seconds) / audio, 5),
-                "ms_p50": round(float(np.median(s.seconds)) * 1e3, 4),
-                "ms_p99": round(float(np.percentile(s.seconds, 99)) * 1e3, 4),
-            }
-            for name, s in bundle.timed.items()
-        },
+        "threads": int(threads) or max(session.threads for session in bundle.timed.values()),
+        "stages": {name: _figures(session.seconds, audio) for name, session in bundle.timed.items()},
+    }
+
+
+def _figures(seconds: list[float], audio: float) -> dict[str, float | None]:
+    """Of one stage's calls; null when there were none."""
+    if not seconds:
+        return {"rtf": None, "ms_p50": None, "ms_p99": None}
+    return {
+        "rtf": round(sum(seconds) / audio, 5),
+        "ms_p50": round(float(np.median(seconds)) * 1e3, 4),
+        "ms_p99": round(float(np.percentile(seconds, 99)) * 1e3, 4),
     }
 
 

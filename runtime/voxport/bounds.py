@@ -23,6 +23,9 @@ RESAMPLED = Bound(1e-6)
 LLVC_AUDIO = Bound(5e-6)
 LLVC_STATE = Bound(1e-4, 1e-5)  # activations reach 30 at the fixture's last layers, where float32 keeps 2e-6
 
+# Activations reach 400 in the fixture's decoder, where float32 keeps 3e-5; the next layers square and sum them.
+SNAC_AUDIO = Bound(1e-4)
+
 
 # The same graph on another machine: kernels sum in another order. A uint8 activation that rounds the other way is
 # one step of 255 off and spreads from there (LLVC fixture: 1 flip in 1e5 roundings, audio 2e-3).
@@ -31,3 +34,10 @@ VERIFY_INT8 = Bound(2e-2)
 # A quantized graph against float arithmetic that rounds as it does: the same flips (measured 2.3e-3 of the peak; the
 # distance to fp32 is 3 to 7 times that).
 QUANTIZED = Bound(1e-5, of_peak=1e-2)
+
+# Qwen3-TTS. Hidden states pass through as many layers as there are steps before them; codes are equal all the same.
+QWEN3TTS_PROMPT = Bound(1e-5)
+QWEN3TTS_HIDDEN = Bound(1e-4)
+QWEN3TTS_LOGITS = Bound(2e-3)
+QWEN3TTS_AUDIO = Bound(1e-4)
+QWEN3TTS_MEL = Bound(1e-3)  # near the floor of 1e-5, float32 and float64 spectra differ by 1e-4

@@ -1,5 +1,6 @@
 """A bundle: a folder with `manifest.json`, one `<stage>.onnx` per stage, and what a system needs beside them."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,7 +19,12 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 # system -> the module and class that run it; imported when a bundle of that system is opened
-SYSTEMS = {"llvc": ("voxport.llvc", "Converter")}
+SYSTEMS = {
+    "llvc": ("voxport.llvc", "Converter"),
+    "vyvo": ("voxport.vyvo", "Speaker"),
+    "qwen3tts": ("voxport.qwen3tts", "Speaker"),
+}
+Setting = bool | int | float | str
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,11 +35,10 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from. `repo` and `revision` are null for a local folder that no lock entry matches."""
+    """Where the weights came from. `repos`: id -> revision of those in models.lock that hold one of these files."""
 
     files: dict[str, FileRecord]
-    repo: str | None = None
-    revision: str | None = None
+    repos: dict[str, str] = {}
 
 
 class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,13 +56,25 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed_up: float | None = None
 
 
+class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What quantization did to a language model's logits, teacher forced, beside float32: means over positions."""
+
+    kl: float  # nats, of the quantized distribution from that of float32
+    top1: float  # share of positions with the same best id
+    snr_db: float  # of the logits without their mean
+    positions: int
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything about a bundle that its graphs do not say themselves."""
+    """Everything about a bundle that its graphs do not say themselves.
+
+    `sampling`: every setting of `say` by name with its default; `voices`: names the checkpoint is known to speak as.
+    """
 
     format: int
     system: str
     variant: str
-    sample_rate: int
+    sample_rate: Annotated[int, msgspec.Meta(ge=1)]
     target: str
     recipe: str
     source: Source
@@ -66,7 +83,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileRecord]
     schedule: dict[str, int] = {}
     tokens: dict[str, int] = {}
-    sampling: dict[str, float] = {}
+    sampling: dict[str, Setting] = {}
+    voices: list[str] = []
+    fidelity: Fidelity | None = None
 
 
 class Bundle:
@@ -102,7 +121,10 @@ def opened(bundle: Bundle, threads: int | None = None) -> Any:
     """The Speaker or Converter of an open bundle."""
     module, name = SYSTEMS[bundle.manifest.system]
     model = getattr(import_module(module), name)
-    return model(bundle) if threads is None else model(bundle, threads=threads)
+    try:
+        return model(bundle) if threads is None else model(bundle, threads=threads)
+    except KeyError as error:
+        raise ValueError(f"{bundle.path / MANIFEST}: lacks {error}; export the bundle again") from None
 
 
 def _manifest(path: Path) -> Manifest:
@@ -120,7 +142,7 @@ def _manifest(path: Path) -> Manifest:
                 "export the bundle again, or install the voxport that made it"
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, AttributeError) as error:
+    except (msgspec.DecodeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file}: {error}; export the bundle again") from None
     if manifest.system not in SYSTEMS:
         raise ValueError(
@@ -155,10 +177,13 @@ def writing(path: Path) -> Iterator[tuple[Path, Callable[[Manifest], None]]]:
 
     An existing bundle at `path` stays intact until then; anything else there is refused with FileExistsError.
     """
-    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path}: exists and is not a bundle; name another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _replaceable(path)
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror}") from None
 
     def write(manifest: Manifest) -> None:
         raw = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
@@ -167,12 +192,41 @@ def writing(path: Path) -> Iterator[tuple[Path, Callable[[Manifest], None]]]:
     try:
         yield temporary, write
         temporary.chmod(0o755)
+        _replaceable(path)  # still
         if path.exists():  # a folder cannot be replaced by one rename: the old one steps aside first
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(aside / "bundle")
-            temporary.rename(path)
+            old = path.rename(aside / "bundle")
+            try:
+                temporary.rename(path)
+            except BaseException:
+                old.rename(path)
+                aside.rmdir()
+                raise
             shutil.rmtree(aside)
         else:
             temporary.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(f"{path}: could not be written to the end ({error.strerror}); is the disk full?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replaceable(path: Path) -> None:
+    """Raises FileExistsError unless `path` is free, or a folder that holds nothing but a bundle's own files."""
+    if not path.exists():
+        return
+    held = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    if path.is_dir() and not held:
+        return
+    try:
+        manifest = msgspec.json.decode((path / MANIFEST).read_bytes())
+        own = {MANIFEST, *manifest["files"]} if {"format", "system"} <= manifest.keys() else set()
+    except (OSError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        own = set()
+    if not own:
+        raise FileExistsError(f"{path}: exists and is not a bundle; name another folder")
+    if held - own:
+        first = path / sorted(held - own)[0]
+        raise FileExistsError(f"{first}: is not part of the bundle and would be lost; move it or name another folder")

@@ -4,13 +4,16 @@ Results go to stdout, progress and logs to stderr. Exit codes: 0 fine, 1 a check
 """
 
 import json
+import signal
 import sys
+import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 import msgspec
+from safetensors import SafetensorError
 
 EXTRAS = {"parity": "parity"}  # verb -> the extra it needs; `export` when not named
 
@@ -21,8 +24,32 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, as one line that starts with the file where it knows one."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        text = f"out of memory. {text}"
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _misused(error: click.UsageError) -> BadInput:
+    """Click's four lines as one."""
+    verb = error.ctx.command_path if error.ctx else "voxport"
+    return BadInput(f"{one_line(BadInput(error.format_message())).rstrip('.')}; see `{verb} --help`")
+
+
 class Commands(click.Group):
     """The verbs; turns what they raise into one line, so that bad input never shows a traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            return super().parse_args(ctx, args)  # `voxport` alone prints the help
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise _misused(error) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *(e.name for e in entry_points(group="voxport.commands"))})
@@ -38,16 +65,17 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _misused(error) from error
         except ModuleNotFoundError as error:
             extra = EXTRAS.get(ctx.invoked_subcommand or "", "export")
             raise BadInput(
                 f"voxport {ctx.invoked_subcommand} needs {error.name}: pip install 'voxport[{extra}]'"
             ) from error
-        except (ValueError, KeyError, OSError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            text = error.args[0] if isinstance(error, KeyError) else str(error)
-            raise BadInput(" ".join(str(text).split())) from error
+        except BrokenPipeError:
+            raise  # whoever read our output has gone: no error of ours
+        except (ValueError, KeyError, OSError, MemoryError, SafetensorError) as error:
+            raise BadInput(one_line(error)) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -61,11 +89,14 @@ def main() -> None:
     voxport verify BUNDLE                                     prove it on this machine
     voxport bench BUNDLE                                      how fast, how close to the machine's limit
     """
+    if threading.current_thread() is threading.main_thread():  # temporary files go, as after Ctrl-C
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
+FACTOR = click.IntRange(1, 10_000)  # a step of two minutes: with more, memory is the limit
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 THREADS = click.option(
-    "--threads", type=click.IntRange(1), help="Cores one step may use. [what the system runs best with]"
+    "--threads", type=click.IntRange(1, 256), help="Cores one step may use. [what the system runs best with]"
 )
 NO_CHECK = click.option("--no-check", is_flag=True, help="Skip comparing the bundle's files with their hashes.")
 
@@ -75,7 +106,7 @@ NO_CHECK = click.option("--no-check", is_flag=True, help="Skip comparing the bun
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--mode", type=click.Choice(["exact", "upstream", "offline"]), default="exact", show_default=True)
-@click.option("--chunk-factor", type=click.IntRange(1), default=1, show_default=True, help="Chunks per step.")
+@click.option("--chunk-factor", type=FACTOR, default=1, show_default=True, help="Chunks per step.")
 @click.option("--rate", type=click.IntRange(1), help="Sample rate of raw stdin in Hz. [the bundle's]")
 @click.option("--float", "float32", is_flag=True, help="Write 32-bit float instead of 16-bit PCM (wav only).")
 @THREADS
@@ -109,6 +140,10 @@ def convert(
     from voxport import convert as job
     from voxport import load
 
+    if rate is not None and source != "-":
+        raise BadInput(f"--rate {rate}: only raw stdin (-) needs it; {source} says its own rate")
+    if float32 and target == "-":
+        raise BadInput("--float: raw stdout is 16-bit; name a .wav file")
     converter = load(bundle, threads=threads, check=not no_check)
     if not hasattr(converter, "stream"):
         raise BadInput(f"{bundle}: {converter.bundle.manifest.system} makes speech from text; use voxport say")
@@ -146,11 +181,11 @@ def info(bundle: Path, as_json: bool, no_check: bool) -> None:
     click.echo(f"{manifest.system} ({manifest.variant}), {manifest.sample_rate} Hz, {opened.bytes / 1e6:.2f} MB")
     click.echo(f"recipe {manifest.recipe}, target {manifest.target}, made with {_listed(manifest.tools)}")
     source = manifest.source
-    where = f"{source.repo} at {source.revision}" if source.repo else "a local checkpoint"
+    where = _listed(source.repos, " at ") if source.repos else "a local checkpoint"
     click.echo(f"from {where}: {', '.join(source.files)}")
     for name, stage in stages.items():
         record = manifest.stages[name]
-        quantized = "" if record.error_db is None else f", int8: {record.error_db:.1f} dB, x{record.speed_up:.2f}"
+        quantized = "" if record.error_db is None else f", quantized: {record.error_db:.1f} dB, x{record.speed_up:.2f}"
         click.echo(f"\n{name}: {record.weight_bytes / 1e6:.2f} MB of weights{quantized}")
         for kind in ("inputs", "outputs", "state"):
             for tensor in getattr(stage, kind):
@@ -163,12 +198,15 @@ def info(bundle: Path, as_json: bool, no_check: bool) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def verify(bundle: Path, threads: int | None, as_json: bool) -> None:
     """Prove a bundle on this machine, without torch: hashes, then the outputs recorded at export. Exit 1 on drift."""
+    from voxport.bundle import Bundle
+    from voxport.verify import BrokenError
     from voxport.verify import verify as run
 
+    Bundle(bundle, check=False)  # no bundle at all is bad input; anything wrong with one is a check that failed
     try:
         rows = run(bundle, threads)
-    except (ValueError, FileNotFoundError) as error:
-        raise click.ClickException(str(error)) from error
+    except BrokenError as error:
+        raise click.ClickException(one_line(error)) from error
     if as_json:
         click.echo(json.dumps([row.as_dict() for row in rows], indent=2))
     else:
@@ -181,7 +219,7 @@ def verify(bundle: Path, threads: int | None, as_json: bool) -> None:
 @main.command()
 @BUNDLE
 @click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Audio to make.")
-@click.option("--chunk-factor", type=click.IntRange(1), default=1, show_default=True, help="llvc: chunks per step.")
+@click.option("--chunk-factor", type=FACTOR, default=1, show_default=True, help="llvc: chunks per step.")
 @THREADS
 @click.option("--json", "as_json", is_flag=True)
 def bench(bundle: Path, seconds: float, chunk_factor: int, threads: int | None, as_json: bool) -> None:
@@ -196,9 +234,11 @@ def bench(bundle: Path, seconds: float, chunk_factor: int, threads: int | None, 
     click.echo(json.dumps(result, indent=2) if as_json else job.table(result))
 
 
-def _listed(tools: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in tools.items())
+def _listed(pairs: dict[str, str], between: str = " ") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in pairs.items())
 
+
+from voxport import cli_say as cli_say  # noqa: E402 - attaches its verbs to `main`
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(sys.modules["voxport.cli"].main())  # not this copy's own: the verbs of cli_say are attached to that one

@@ -32,7 +32,7 @@ class _Sink(Protocol):
     def write(self, samples: Array, /) -> object: ...
 
 
-class _Pipe:
+class Pipe:
     """Raw s16le, delivered at once: somebody is listening."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -52,7 +52,7 @@ def one(converter: Converter, source: str, target: str, options: Options) -> Non
         rate, blocks = audio.sample_rate(source), audio.blocks(source)
     stream = converter.stream(options.mode, options.chunk_factor, rate)
     if target == PIPE:
-        _pump(stream, blocks, _Pipe(sys.stdout.buffer), source)
+        _pump(stream, blocks, Pipe(sys.stdout.buffer), source)
     else:
         with audio.Writer(target, converter.sample_rate, options.float32) as writer:
             _pump(stream, blocks, writer, source)
@@ -113,5 +113,6 @@ def folder(converter: Converter, source: Path, target: str, options: Options) ->
             out.parent.mkdir(parents=True, exist_ok=True)
             one(converter, str(file), str(out), options)
         except (ValueError, OSError) as error:
-            failed.append(" ".join(str(error).split()))
+            text = " ".join(str(error).split())
+            failed.append(text if str(file) in text else f"{file}: {text}")
     return failed

@@ -12,6 +12,10 @@ from voxport import bounds
 from voxport.bundle import SYSTEMS, load
 
 
+class BrokenError(ValueError):
+    """The bundle cannot even be run."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One output against its record."""
@@ -26,15 +30,22 @@ class Row:
 
 
 def verify(path: Path, threads: int | None = None) -> list[Row]:
-    """Rehearses every mode of the model. Raises ValueError for a corrupted file, FileNotFoundError if missing."""
-    model = load(path, threads=threads)
-    manifest = model.bundle.manifest
-    wanted = load_file(path / "golden" / "rehearsal.safetensors")
-    rehearse = import_module(SYSTEMS[manifest.system][0]).rehearse
+    """Rehearses every mode of the model. BrokenError: a file is corrupted or missing, or a graph does not run."""
+    file = path / "golden" / "rehearsal.safetensors"
+    try:
+        model = load(path, threads=threads)
+        manifest = model.bundle.manifest
+        wanted = load_file(file)
+        made = import_module(SYSTEMS[manifest.system][0]).rehearse(model)
+    except Exception as error:  # onnxruntime's and safetensors' own exception types are not all public
+        raise BrokenError(str(error)) from error
+    if made.keys() != wanted.keys():
+        held, now = (", ".join(sorted(names)) for names in (wanted, made))
+        raise BrokenError(f"{file}: records {held}; this voxport rehearses {now}; export the bundle again")
     quantized = any(stage.int8_ops for stage in manifest.stages.values())
     bound = (bounds.VERIFY_INT8 if quantized else bounds.VERIFY_FP32).absolute
     rows = []
-    for name, got in rehearse(model).items():
+    for name, got in made.items():
         same = got.shape == wanted[name].shape
         worst = float(np.abs(got - wanted[name]).max(initial=0)) if same else float("inf")
         rows.append(Row(name, worst, bound, worst <= bound))  # a NaN fails

@@ -1,0 +1,109 @@
+"""The Qwen3-TTS 12 Hz codec: speech_tokenizer/ -> `codec_decode`, `codec_analyse`, `codec_encode`; and the speaker
+encoder of the Base models -> `speaker_encode`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from voxport.stage import Stage, Tensor
+from voxport_exporters.nets.codec12hz import Decoder
+from voxport_exporters.nets.codec12hz_config import DecoderConfig, EncoderConfig
+from voxport_exporters.nets.codec12hz_encoder import Analysis, Encoder
+from voxport_exporters.nets.speaker import SpeakerConfig, SpeakerEncoder
+from voxport_exporters.part import Part
+from voxport_exporters.weights import Weights
+
+STEP = 4  # frames per decoder call: fewer stream the weights more often, many more leave the cache
+READ = 8  # frames per call of the encoder's convolutions
+
+
+def parts(folder: Path, encode: bool = True) -> Iterator[Part]:
+    """The codec's graphs from the folder speech_tokenizer/ (config.json, model.safetensors).
+
+    `encode`: with the two graphs that make codes of a reference; the decoder alone is all that speaking needs.
+    FileNotFoundError or ValueError say in one line what is missing or wrong.
+    """
+    config = read_config(folder / "config.json")
+    weights = Weights.open(folder)
+    decoder = DecoderConfig.of(config["decoder_config"])
+    _agree(folder, config, "decode_upsample_rate", decoder.frame)
+    yield Part(decode_stage(decoder), Decoder(weights.at("decoder"), decoder), axes={"frames": STEP})
+    if encode:
+        encoder, books = EncoderConfig.of(config["encoder_config"]), config["encoder_valid_num_quantizers"]
+        _agree(folder, config, "encode_downsample_rate", encoder.frame)
+        w = weights.at("encoder")
+        yield Part(analyse_stage(encoder), Analysis(w, encoder), axes={"frames": READ})
+        yield Part(encode_stage(encoder, books), Encoder(w, encoder, books), axes={"frames": 40})
+    else:
+        weights.drop("encoder.*", "not asked for")
+    weights.finish()
+
+
+def speaker_part(weights: Weights, params: Mapping[str, Any]) -> Part:
+    """The speaker encoder, from the main model's weights and its `speaker_encoder_config`."""
+    config = SpeakerConfig.of(params)
+    return Part(
+        speaker_stage(config), SpeakerEncoder(weights.at("speaker_encoder"), config), axes={"frames": 3 * config.least}
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of speech_tokenizer/, checked for what every use of it needs."""
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise FileNotFoundError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    wanted = {"decoder_config", "encoder_config", "encoder_valid_num_quantizers", "output_sample_rate"}
+    if not isinstance(config, dict) or wanted - config.keys():
+        raise ValueError(f"{path}: not the config of a 12 Hz speech tokenizer; wanted {', '.join(sorted(wanted))}")
+    return config
+
+
+def _agree(folder: Path, config: Mapping[str, Any], key: str, frame: int) -> None:
+    if config.get(key, frame) != frame:
+        raise ValueError(f"{folder}/config.json: {key} is {config[key]}, the rates make {frame} samples per frame")
+
+
+def decode_stage(config: DecoderConfig) -> Stage:
+    return Stage(
+        "codec_decode",
+        inputs=(Tensor("codes", "int64", ("frames", config.num_quantizers)),),
+        outputs=(Tensor("wave", "float32", ("frames", config.frame)),),
+        state=(
+            *(Tensor(name, "float32", shape) for name, shape in config.tails.items()),
+            Tensor("position", "int64", (1,)),
+            *(Tensor(name, "float32", shape) for name, shape in config.caches.items()),
+        ),
+    )
+
+
+def analyse_stage(config: EncoderConfig) -> Stage:
+    return Stage(
+        "codec_analyse",
+        inputs=(Tensor("audio", "float32", ("frames", config.frame)), Tensor("samples", "int64", (1,))),
+        outputs=(Tensor("features", "float32", ("frames", config.stride, config.hidden_size)),),
+        state=tuple(Tensor(name, "float32", shape) for name, shape in config.tails.items()),
+    )
+
+
+def encode_stage(config: EncoderConfig, books: int) -> Stage:
+    return Stage(
+        "codec_encode",
+        inputs=(
+            Tensor("features", "float32", ("frames", config.stride, config.hidden_size)),
+            Tensor("steps", "int64", (1,)),
+        ),
+        outputs=(Tensor("codes", "int64", ("frames", books)),),
+    )
+
+
+def speaker_stage(config: SpeakerConfig) -> Stage:
+    return Stage(
+        "speaker_encode",
+        inputs=(Tensor("mel", "float32", ("frames", config.mel_dim)),),
+        outputs=(Tensor("embedding", "float32", (config.enc_dim,)),),
+    )

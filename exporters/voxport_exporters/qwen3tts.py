@@ -1,0 +1,220 @@
+"""Qwen3-TTS, 12 Hz: release folder -> bundle (facts/qwen3tts.md). One folder holds one model of one type and size.
+
+Stages: text_embed, codec_embed, frame_embed (Base), talker, predictor (qwen3tts_stages.py); codec_decode, and for Base
+codec_analyse, codec_encode and speaker_encode (codec12hz.py).
+
+What the manifest says, for the runtime:
+
+    variant    <size>-<type>: 0.6b or 1.7b (tts_model_size), base, customvoice or voicedesign
+    tokens     text ids      im_start, im_end, assistant, tts_pad, tts_bos, tts_eos
+               codec ids     codec.pad, codec.bos, codec.eos, codec.think, codec.nothink, codec.think_bos, codec.think_eos
+                             codec.suppressed: this id and all above it but codec.eos are never drawn
+                             language.<name>, speaker.<name>; names as in the config, lower case
+                             dialect.<speaker>: the language id that a speaker's dialect puts in place of Chinese or auto
+    sampling   generation_config.json's settings by upstream's names, and upstream's defaults of non_streaming_mode and
+               (Base) x_vector_only_mode
+    schedule   books: codes per frame; codes: codes per book (0 .. codes - 1); frame: samples per frame;
+               least_tokens: tokens of the talker before codec.eos may come; context: positions it was trained for;
+               instruct: 1 where an instruct is heard (not by 0.6B CustomVoice, nor by Base)
+    voices     the speakers' names
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from voxport.bundle import Setting
+from voxport_exporters import codec12hz, qwen3tts_text
+from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.nets.predictor import Predictor
+from voxport_exporters.nets.talker import CodeTable, FrameTable, Talker, TextTable
+from voxport_exporters.pack import Job
+from voxport_exporters.part import Part
+from voxport_exporters.qwen3tts_stages import embed_stage, frame_stage, predictor_part, talker_stage
+from voxport_exporters.recipe import Recipe, Rule
+from voxport_exporters.weights import Weights
+
+SIZES = {"0b6": "0.6b", "1b7": "1.7b"}
+TYPES = {"base": "base", "custom_voice": "customvoice", "voice_design": "voicedesign"}
+CAPACITY = 512  # cached tokens a typical step runs beside; sizes the traced example only
+SUPPRESSED = 1024  # ids at the end of the talker's vocabulary that upstream never draws, the end but one
+LEAST_TOKENS = 2  # upstream's min_new_tokens
+# What upstream's code falls back on where generation_config.json is silent.
+DEFAULTS: dict[str, Setting] = {
+    "do_sample": True,
+    "temperature": 0.9,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.05,
+    "subtalker_dosample": True,
+    "subtalker_temperature": 0.9,
+    "subtalker_top_k": 50,
+    "subtalker_top_p": 1.0,
+    "max_new_tokens": 2048,
+}
+
+# Tables keep what a checkpoint in bf16 says; heads keep 8 bits: as fp32 the predictor's would be a fifth of all that a
+# frame reads.
+_TABLES = [Rule("fp16row", stage="*_embed"), Rule("fp16row", stage="predictor", weights="codec")]
+_TABLES += [Rule("fp16row", stage="predictor", weights="tables.*")]
+
+
+def _recipe(name: str, talker: Rule | None, predictor: Rule | None) -> Recipe:
+    chosen = [rule for rule in (talker, predictor) if rule is not None]
+    heads = [Rule("int8b", stage="talker", weights="head.*"), Rule("int8b", stage="predictor", weights="heads.*")]
+    return Recipe(name, [*chosen, *heads, *_TABLES])
+
+
+RECIPES = {
+    "mixed": _recipe("mixed", Rule("int4", stage="talker"), Rule("int8b", stage="predictor")),
+    "int4": _recipe("int4", Rule("int4", stage="talker"), Rule("int4", stage="predictor")),
+    "hqq4": _recipe("hqq4", Rule("hqq4", stage="talker", block=64), Rule("hqq4", stage="predictor", block=64)),
+    "int8": _recipe("int8", Rule("int8b", stage="talker"), Rule("int8b", stage="predictor")),
+    "fp32": Recipe("fp32"),
+}
+DEFAULT_RECIPE = "mixed"
+
+Held = dict[str, Any]
+
+
+def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Job:
+    """The model in `root` (release layout), or in the one folder below it that is the `variant`.
+
+    `codec`: the folder of the 12 Hz tokenizer, where it is not root/speech_tokenizer.
+    FileNotFoundError or ValueError say in one line what is missing, or list the variants there are.
+    """
+    folder = _find(root, variant)
+    config = read_config(folder / "config.json")
+    codec = codec or folder / "speech_tokenizer"
+    speech = codec12hz.read_config(codec / "config.json")
+    base = config["tts_model_type"] == "base"
+    weights = _weights(folder)
+    talker = _talker(config)
+    words, read = qwen3tts_text.tokenizer(folder)
+    generation = folder / "generation_config.json"
+    beside = [p for p in (generation,) if p.is_file()]
+
+    def all_parts() -> Iterator[Part]:
+        yield from parts(Weights.open(weights), config)
+        yield from codec12hz.parts(codec, encode=base)
+
+    return Job(
+        system="qwen3tts",
+        variant=_variant(config),
+        sample_rate=int(speech["output_sample_rate"]),
+        parts=all_parts(),
+        checkpoint=(folder / "config.json", weights, *beside, *read, codec / "config.json", _weights(codec)),
+        root=folder,
+        schedule={
+            "books": config["talker_config"]["num_code_groups"],
+            "codes": config["talker_config"]["code_predictor_config"]["vocab_size"],
+            "frame": int(speech["decode_upsample_rate"]),
+            "least_tokens": LEAST_TOKENS,
+            "context": config["talker_config"].get("max_position_embeddings", 32768),
+            "instruct": int(not base and _variant(config) != "0.6b-customvoice"),
+        },
+        tokens=tokens(config, talker.vocab),
+        sampling=_sampling(generation, base),
+        voices=sorted(config["talker_config"].get("spk_id") or {}),
+        files={"tokenizer.json": words},
+    )
+
+
+def _find(root: Path, variant: str | None) -> Path:
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    if (root / "config.json").is_file():
+        held = {_variant(read_config(root / "config.json")): root}
+    else:
+        found = (p for p in sorted(root.glob("*/config.json")) if '"qwen3_tts"' in p.read_text(errors="replace"))
+        held = {_variant(read_config(p)): p.parent for p in found}
+    if variant is None and len(held) == 1:
+        return next(iter(held.values()))
+    if variant not in held:
+        choose = "choose one with --variant" if held else "is this a Qwen3-TTS folder?"
+        raise ValueError(f"{root}: wanted {variant or 'one model'}, found {', '.join(held) or 'none'}; {choose}")
+    return held[variant]
+
+
+def _weights(folder: Path) -> Path:
+    for name in ("model.safetensors.index.json", "model.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder}: no model.safetensors and no index of shards")
+
+
+def read_config(path: Path) -> Held:
+    """The config.json of a model, checked for what every use of it needs."""
+    try:
+        config: Held = json.loads(path.read_text())
+    except OSError as error:
+        raise FileNotFoundError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    wanted = {"talker_config", "tts_model_type", "tts_model_size", "tts_pad_token_id", "tts_bos_token_id"}
+    missing = sorted(wanted - config.keys()) if isinstance(config, dict) else sorted(wanted)
+    if missing or config.get("model_type") != "qwen3_tts":
+        raise ValueError(f"{path}: not the config of a Qwen3-TTS model; it lacks {', '.join(missing) or 'model_type'}")
+    if config["tts_model_type"] not in TYPES:
+        raise ValueError(f"{path}: tts_model_type {config['tts_model_type']!r}: wanted one of {', '.join(TYPES)}")
+    if config.get("tokenizer_type", "qwen3_tts_tokenizer_12hz") != "qwen3_tts_tokenizer_12hz":
+        raise ValueError(f"{path}: tokenizer_type {config['tokenizer_type']}: only the 12 Hz tokenizer is supported")
+    return config
+
+
+def _variant(config: Held) -> str:
+    size = str(config["tts_model_size"])
+    return f"{SIZES.get(size, size)}-{TYPES[config['tts_model_type']]}"
+
+
+def _talker(config: Held) -> DecoderConfig:
+    return DecoderConfig.of({**config["talker_config"], "model_type": "qwen3"})
+
+
+def parts(weights: Weights, config: Held) -> Iterator[Part]:
+    """The language model's graphs and the speaker encoder; every key of `weights` is accounted for by the last one."""
+    held = config["talker_config"]
+    w, books, width, vocab = weights.at("talker"), held["num_code_groups"], held["hidden_size"], held["vocab_size"]
+    talker = _talker(config)
+    predictor = DecoderConfig.of({**held["code_predictor_config"], "model_type": "qwen3"})
+    inputs = held["text_hidden_size"]
+    text = TextTable(w, held["text_vocab_size"], inputs, width, held.get("hidden_act", "silu"))
+    yield Part(embed_stage("text_embed", width), text, {"tokens": 1})
+    yield Part(embed_stage("codec_embed", width), CodeTable(w, vocab, width), {"tokens": 1})
+    if config["tts_model_type"] == "base":
+        frames = FrameTable(w, vocab, predictor.vocab, books, width)
+        yield Part(frame_stage(books, width), frames, {"frames": 1})
+    yield predictor_part(Predictor(w, predictor, books, vocab, width))
+    yield Part(talker_stage(talker), Talker(w, talker), {"batch": 1, "time": 1, "capacity": CAPACITY})
+    if config["tts_model_type"] == "base":
+        yield codec12hz.speaker_part(weights, config["speaker_encoder_config"])
+    else:
+        weights.drop("speaker_encoder.*", "only Base hears a reference")
+    weights.finish()
+
+
+def tokens(config: Held, vocab: int) -> dict[str, int]:
+    """Every id the prompt and the token rule need, by name: see the top of this file."""
+    held = config["talker_config"]
+    text = {"im_start": "im_start_token_id", "im_end": "im_end_token_id", "assistant": "assistant_token_id"}
+    text |= {f"tts_{n}": f"tts_{n}_token_id" for n in ("pad", "bos", "eos")}
+    codec = {n: f"codec_{n}_id" for n in ("pad", "bos", "think", "nothink", "think_bos", "think_eos")}
+    codec |= {"eos": "codec_eos_token_id"}
+    languages, speakers = held["codec_language_id"], held.get("spk_id") or {}
+    dialects = {s: d for s, d in (held.get("spk_is_dialect") or {}).items() if d}
+    return {
+        **{name: config[key] for name, key in text.items()},
+        **{f"codec.{name}": held[key] for name, key in codec.items()},
+        "codec.suppressed": max(0, vocab - SUPPRESSED),
+        **{f"language.{name.lower()}": i for name, i in languages.items()},
+        **{f"speaker.{name.lower()}": i for name, i in speakers.items()},
+        **{f"dialect.{name.lower()}": languages[dialect] for name, dialect in dialects.items()},
+    }
+
+
+def _sampling(path: Path, base: bool) -> dict[str, Setting]:
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    settings = {name: held.get(name, default) for name, default in DEFAULTS.items()}
+    settings["non_streaming_mode"] = not base
+    return settings | ({"x_vector_only_mode": False} if base else {})

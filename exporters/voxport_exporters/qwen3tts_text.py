@@ -1,0 +1,45 @@
+"""The tokenizer of Qwen3-TTS as one tokenizer.json, from the vocab.json and merges.txt that the releases hold.
+
+Byte-level BPE, NFC, and Qwen2's way of splitting (facts/qwen3tts.md 3.1).
+"""
+
+import json
+from pathlib import Path
+
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def tokenizer(folder: Path) -> tuple[Path | bytes, tuple[Path, ...]]:
+    """(tokenizer.json of a model's folder or its contents, the files it was made from)."""
+    whole = folder / "tokenizer.json"
+    if whole.is_file():
+        return whole, (whole,)
+    files = tuple(folder / name for name in ("vocab.json", "merges.txt", "tokenizer_config.json"))
+    try:
+        vocab, merges, config = (path.read_text() for path in files)
+        added = json.loads(config).get("added_tokens_decoder", {})
+        made = {
+            "version": "1.0",
+            "added_tokens": [{"id": int(i), **token} for i, token in sorted(added.items(), key=lambda a: int(a[0]))],
+            "normalizer": {"type": "NFC"},
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False},
+                    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+                ],
+            },
+            "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+            "model": {
+                "type": "BPE",
+                "vocab": json.loads(vocab),
+                "merges": [line for line in merges.splitlines() if line and not line.startswith("#version")],
+            },
+        }
+    except OSError as error:
+        raise FileNotFoundError(f"{error.filename}: no such file; wanted tokenizer.json, or vocab.json and the like") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder}: vocab.json, merges.txt and tokenizer_config.json do not make a tokenizer: {error}") from None
+    return json.dumps(made, ensure_ascii=False).encode(), files

@@ -1,0 +1,172 @@
+"""A language model that speaks: the graph `lm`, its heads, and the loop that makes tokens from them.
+
+`lm` gives the hidden state of the last token. `head.<p>` turns it into the logits of the ids that a Grammar allows at
+place p of a frame: its codes in order, then the end. `head` gives all logits, for generation without a grammar.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from voxport.bundle import Bundle
+from voxport.sampler import Sampling
+from voxport.session import Array, Session
+from voxport.text import left_padded
+
+PREFILL = 512  # tokens in one call at most: the mask grows with tokens x context
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What may be generated: `forced` ids, then frames of one code per place, and the end between frames."""
+
+    forced: tuple[int, ...]
+    starts: tuple[int, ...]  # per place of a frame: id of its code 0
+    size: int  # codes per place
+    least: int  # frames that must come before the end
+
+    def place(self, step: int) -> tuple[int, bool]:
+        """(place in the frame, may it end here) of the id at `step`, forced ones counted."""
+        frame, place = divmod(step - len(self.forced), len(self.starts))
+        return place, place == 0 and frame >= self.least
+
+
+class Stopwatch:
+    """`with watch:` adds to `seconds`; `steps` is counted by hand."""
+
+    def __init__(self) -> None:
+        self.steps, self.seconds = 0, 0.0
+
+    def __enter__(self) -> Self:
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+
+class LanguageModel:
+    """`generate` makes tokens; `clock` times its steps (without prefill)."""
+
+    def __init__(self, bundle: Bundle, threads: int, end: int, pad: int) -> None:
+        """`end`: the id that ends a row; `pad`: what a shorter prompt is padded with, on the left."""
+        self._bundle, self._threads, self._end, self._pad = bundle, threads, end, pad
+        self._lm = bundle.session("lm", threads)
+        # `head` is as large as the vocabulary, and loaded when somebody generates without a grammar
+        names = [name for name in bundle.manifest.stages if name.startswith("head.")]
+        self._heads = {name: bundle.session(name, threads) for name in names}
+        self.clock = Stopwatch()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        sampling: Sampling,
+        grammar: Grammar | None,
+        u: Array | None,
+    ) -> Iterator[Array]:
+        """The next id of every row, int64 [rows], until each row has met the end or its limit; after that the pad.
+
+        `limits`: ids per row, forced ones counted; `u` float32 [rows, steps]: a draw for each id, forced ones counted;
+        None: the best id each time. Forced ids are not computed: they go through the model with the prompt.
+        """
+        forced = np.array(grammar.forced if grammar else (), np.int64)
+        ids, pads = left_padded(prompts, self._pad)
+        rows = Rows(self._lm, pads, ids.shape[1] + max(limits))
+        start = np.concatenate((ids, np.tile(forced, (len(prompts), 1))), axis=1)
+        said = np.zeros((len(prompts), self._width(grammar)), bool)  # by id; all that a penalty can meet
+        _note(said, start)
+        goes_on = np.ones(len(prompts), bool)
+        for step, token in enumerate(forced[: max(limits)]):
+            yield np.where(goes_on, token, self._pad)
+            goes_on &= step + 1 < np.array(limits)
+        if not goes_on.any():
+            return
+        hidden = rows.feed("tokens", start)["hidden"]
+        for step in range(len(forced), max(limits)):
+            with self.clock:
+                tokens = self._choose(hidden, said, goes_on, sampling, grammar, step, None if u is None else u[:, step])
+                self.clock.steps += 1
+            yield tokens
+            goes_on &= (tokens != self._end) & (step + 1 < np.array(limits))
+            if not goes_on.any():
+                return
+            with self.clock:
+                _note(said, tokens[:, None])
+                hidden = rows.feed("tokens", tokens[:, None])["hidden"]
+
+    def read(self, prompt: Sequence[int], given: Sequence[int]) -> Iterator[Array]:
+        """Hidden float32 [1, width] after the prompt, then after each of the given ids but the last."""
+        rows = Rows(self._lm, np.zeros(1, np.int64), len(prompt) + len(given))
+        for ids in (prompt, *([token] for token in given[:-1])):
+            yield rows.feed("tokens", np.array([ids], np.int64))["hidden"]
+
+    def logits(self, head: str, hidden: Array) -> Array:
+        """hidden [rows, width] -> float32 [rows, ids of the head]."""
+        session = self._head(head)
+        return session(session.start(), into=None, hidden=hidden)[0]["logits"]
+
+    def _choose(
+        self,
+        hidden: Array,
+        said: Array,
+        goes_on: Array,
+        sampling: Sampling,
+        grammar: Grammar | None,
+        step: int,
+        u: Array | None,
+    ) -> Array:
+        tokens = np.full(len(hidden), self._pad, np.int64)
+        place, may_end = grammar.place(step) if grammar else (0, False)
+        logits = self.logits(f"head.{place}" if grammar else "head", hidden)
+        for i in np.flatnonzero(goes_on):
+            draw = None if u is None else float(u[i])
+            if grammar is None:
+                tokens[i] = sampling.choose(logits[i], said[i], draw)
+                continue
+            first, size = grammar.starts[place], grammar.size
+            scores, before = logits[i, :size], said[i, first : first + size]
+            if may_end:  # the end has the lowest id, and draws go by ascending id
+                scores = np.concatenate((logits[i, size:], scores))
+                before = np.concatenate((said[i, self._end : self._end + 1], before))
+            at = sampling.choose(scores, before, draw) - may_end
+            tokens[i] = self._end if at < 0 else first + at
+        return tokens
+
+    def _head(self, name: str) -> Session:
+        if name not in self._heads:
+            self._heads[name] = self._bundle.session(name, self._threads)
+        return self._heads[name]
+
+    def _width(self, grammar: Grammar | None) -> int:
+        if grammar is None:
+            return int(self._head("head").stage.outputs[0].shape[1])
+        return max(self._end + 1, *(start + grammar.size for start in grammar.starts))
+
+
+class Rows:
+    """Rows that go through a graph together, padded on the left; their caches are allocated once."""
+
+    def __init__(self, session: Session, pads: Array, capacity: int) -> None:
+        """`pads` int64 [rows]: how many of a row's first tokens are padding; `capacity`: tokens in all, pads too."""
+        self._session, self._pads = session, pads
+        self._past = np.zeros(1, np.int64)
+        self._state = session.start(batch=len(pads), capacity=capacity)
+
+    def feed(self, name: str, tokens: Array) -> dict[str, Array]:
+        """The graph's input `name`, tokens [rows, n, ...] -> its outputs at the last of them."""
+        for start in range(0, tokens.shape[1], PREFILL):
+            piece = np.ascontiguousarray(tokens[:, start : start + PREFILL])
+            feed = {name: piece, "past": self._past, "pads": self._pads}
+            made, self._state = self._session(self._state, into=None, **feed)
+            self._past = self._past + piece.shape[1]
+        return made
+
+
+def _note(said: Array, tokens: Array) -> None:
+    for row, ids in zip(said, tokens, strict=True):
+        row[ids[ids < said.shape[1]]] = True

@@ -1,0 +1,206 @@
+"""The verbs of speech on the command line: export, say, enroll, tokenize, detokenize, and what they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from safetensors.numpy import save_file
+from tests.command import done, refusal, run
+from tests.conftest import Export
+
+Array = np.ndarray
+TEXT = "Hey there, my name is Elise."
+
+
+@pytest.fixture(scope="session")
+def bundle(vyvo_bundles: Export) -> Path:
+    return vyvo_bundles("fp32", "cpu")
+
+
+def wav(path: Path, samples: Array, rate: int = 24000) -> Path:
+    sf.write(path, samples, rate, "PCM_16")
+    return path
+
+
+def noise(seconds: float) -> Array:
+    return 0.1 * np.random.default_rng(0).standard_normal(int(seconds * 24000)).astype(np.float32)
+
+
+def test_greedy_speech_from_the_command_line(bundle: Path, tmp_path: Path, vyvo_golden: dict[str, Array]) -> None:
+    out, tokens = tmp_path / "o.wav", tmp_path / "t.npy"
+    result = json.loads(done(run("say", bundle, TEXT, "-o", out, "--greedy", "--save-tokens", tokens, "--json")))
+    assert np.array_equal(np.load(tokens), vyvo_golden["greedy.tokens"][0])
+    assert sf.info(out).frames == 20480
+    assert (sf.info(out).samplerate, sf.info(out).subtype) == (24000, "PCM_16")
+    assert result["stopped"] == "end"
+    assert result["tokens"] == 73
+    assert result["audio_s"] == pytest.approx(20480 / 24000, abs=1e-4)
+
+
+def test_streamed_and_offline_are_the_same_file(bundle: Path, tmp_path: Path) -> None:
+    common = ("say", bundle, "One more.", "--seed", "4", "--set", "max_new_tokens=90")
+    assert done(run(*common, "-o", tmp_path / "a.wav")).split() == [str(tmp_path / "a.wav")]
+    done(run(*common, "-o", tmp_path / "b.wav", "--stream"))
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    piped = run(*common, "-o", "-", "--stream")
+    assert np.array_equal(np.frombuffer(piped.stdout_bytes, "<i2"), sf.read(tmp_path / "a.wav", dtype="int16")[0])
+
+
+def test_text_comes_from_stdin(bundle: Path, tmp_path: Path, vyvo_golden: dict[str, Array]) -> None:
+    tokens = tmp_path / "t.npy"
+    done(run("say", bundle, "-", "-o", tmp_path / "o.wav", "--greedy", "--save-tokens", tokens, stdin=TEXT.encode()))
+    assert np.array_equal(np.load(tokens), vyvo_golden["greedy.tokens"][0])
+
+
+def test_a_voice_is_cloned_from_a_recording_or_from_what_was_enrolled(
+    bundle: Path, tmp_path: Path, vyvo_checkpoint: Path, vyvo_golden: dict[str, Array]
+) -> None:
+    ref, said = vyvo_checkpoint / "ref.wav", "Hello world, how are you?"
+    common = ("say", bundle, "A small test.", "--greedy", "-o", tmp_path / "o.wav", "--save-tokens", tmp_path / "t.npy")
+    done(run(*common, "--ref-audio", ref, "--ref-text", said))
+    assert np.array_equal(np.load(tmp_path / "t.npy"), vyvo_golden["clone.tokens"][0])
+    done(run("enroll", bundle, ref, "--ref-text", said, "-o", tmp_path / "v.safetensors"))
+    (tmp_path / "t.npy").unlink()
+    done(run(*common, "--voice", tmp_path / "v.safetensors"))
+    assert np.array_equal(np.load(tmp_path / "t.npy"), vyvo_golden["clone.tokens"][0])
+
+
+def test_tokens_of_a_recording_become_audio_again(
+    bundle: Path, tmp_path: Path, vyvo_checkpoint: Path, vyvo_golden: dict[str, Array]
+) -> None:
+    done(run("tokenize", bundle, vyvo_checkpoint / "ref.wav", "-o", tmp_path / "t.npy"))
+    assert np.array_equal(np.load(tmp_path / "t.npy"), vyvo_golden["encode.interleaved"])
+    done(run("detokenize", bundle, tmp_path / "t.npy", "-o", tmp_path / "o.wav", "--seed", "2"))
+    assert sf.info(tmp_path / "o.wav").frames == 12 * 2048
+
+
+def test_an_unknown_voice_is_a_warning(bundle: Path, tmp_path: Path) -> None:
+    result = run("say", bundle, "Hi.", "-o", tmp_path / "o.wav", "--voice", "zoe", "--set", "max_new_tokens=20")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: voice 'zoe' is not known")
+    assert "EN_B00000_S00000" in result.stderr
+
+
+def test_no_speech_is_a_check_that_failed_and_its_tokens_are_kept(bundle: Path, tmp_path: Path) -> None:
+    out, tokens = tmp_path / "o.wav", tmp_path / "t.npy"
+    result = run("say", bundle, TEXT, "-o", out, "--greedy", "--set", "dialect=classic", "--save-tokens", tokens)
+    assert result.exit_code == 1
+    assert "no audio: the model did not begin to speak" in result.stderr
+    assert not out.exists()
+    assert np.load(tokens).tolist() == [6117, 402]
+
+
+def test_the_module_has_all_verbs_too(bundle: Path) -> None:
+    command = [sys.executable, "-m", "voxport.cli", "say", str(bundle), "", "-o", "x.wav"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "Error: the text is empty; give at least one word\n"
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--set", "temprature=1"], "unknown setting 'temprature'; known are chunk_frames"),
+        (["--set", "top_k"], "wanted NAME=VALUE"),
+        (["--set", "seed=1"], "seed has an option of its own"),
+        (["--set", "top_k=many"], "setting top_k: wanted a whole number, got 'many'"),
+        (["--set", "top_p=2"], "top_p 2.0: wanted above 0, up to 1"),
+        (["--set", "temperature=0"], "temperature 0.0: wanted above 0"),
+        (["--set", "max_new_tokens=0"], "max_new_tokens 0: wanted 1 or more"),
+        (["--set", "runaway_seconds=-1"], "runaway_seconds -1.0: wanted 0 or more"),
+        (["--set", "runaway_seconds=nan"], "runaway_seconds nan: wanted 0 or more"),
+        (["--set", "dialect=old"], "dialect 'old' is not one of current, classic"),
+        (["--set", "fade_out=3"], "fade_out 3.0: wanted 0 .. 0.198 s"),
+        (["--set", "strict=maybe"], "setting strict: wanted true or false"),
+        (["--set", "codec_schedule=x"], "schedule 'x' is not one of exact, orpheus"),
+        (["--language", "en"], "vyvo takes no --language"),
+        (["--instruct", "sadly"], "vyvo takes no --instruct"),
+        (["--ref-text", "hello"], "a transcript without its recording; give --ref-audio too"),
+        (["--ref-audio", "REF"], "needs its transcript; give what is said in it with --ref-text"),
+        (["--ref-audio", "REF", "--ref-text", " "], "needs its transcript"),
+        (["--ref-audio", "REF", "--ref-text", "a", "--voice", "zoe"], "give one of them"),
+        (["--ref-audio", "missing.wav", "--ref-text", "a"], "missing.wav: cannot be read"),
+        (["--voice", "missing.safetensors"], "missing.safetensors: no such voice file"),
+    ],
+)
+def test_a_bad_option_is_one_line(
+    options: list[str], why: str, bundle: Path, tmp_path: Path, vyvo_checkpoint: Path
+) -> None:
+    given = [str(vyvo_checkpoint / "ref.wav") if option == "REF" else option for option in options]
+    assert why in refusal(run("say", bundle, "Hi.", "-o", tmp_path / "o.wav", *given))
+    assert not (tmp_path / "o.wav").exists()
+
+
+def test_text_that_is_empty_or_does_not_fit_is_refused(vyvo_copy: Path, tmp_path: Path) -> None:
+    for text in ("", " \n"):
+        assert "the text is empty" in refusal(run("say", vyvo_copy, text, "-o", tmp_path / "o.wav"))
+    manifest = json.loads((vyvo_copy / "manifest.json").read_text())
+    manifest["schedule"]["lm.context"] = 100
+    (vyvo_copy / "manifest.json").write_text(json.dumps(manifest))
+    line = refusal(run("say", vyvo_copy, "Too long. " * 50, "-o", tmp_path / "o.wav"))
+    assert "do not fit the context of 100; say the text in several calls" in line
+    tight = json.loads(done(run("say", vyvo_copy, "Hi.", "-o", tmp_path / "o.wav", "--greedy", "--json")))
+    assert tight["stopped"] in ("end", "context")
+    assert tight["tokens"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("samples", "why"),
+    [
+        (np.zeros(0, np.float32), "holds no samples"),
+        (np.zeros(24000, np.float32), "is silent; record the reference again"),
+        (noise(31), "31.0 s are too long for a reference; cut it to 30 s or less"),
+    ],
+)
+def test_a_bad_reference_is_refused(samples: Array, why: str, bundle: Path, tmp_path: Path) -> None:
+    ref = wav(tmp_path / "ref.wav", samples)
+    out = tmp_path / "v.safetensors"
+    assert why in refusal(run("enroll", bundle, ref, "--ref-text", "hello", "-o", out))
+    assert not out.exists()
+
+
+def test_a_file_that_is_no_voice_is_refused(bundle: Path, tmp_path: Path, vyvo_checkpoint: Path) -> None:
+    voice = tmp_path / "v.safetensors"
+
+    def line() -> str:
+        return refusal(run("say", bundle, "Hi.", "-o", tmp_path / "o.wav", "--voice", voice))
+
+    voice.write_text("hello")
+    assert "not an enrolled voice" in line()
+    save_file({"codes": np.zeros((2, 7), np.int32)}, voice)
+    assert "a voice of something else, this bundle is vyvo" in line()
+    save_file({"codes": np.zeros(7, np.int32)}, voice, {"voxport.system": "vyvo", "text": "a"})
+    assert "enroll the reference again" in line()
+    save_file({"codes": np.full((2, 7), 4096, np.int32)}, voice, {"voxport.system": "vyvo", "text": "a"})
+    assert "belongs to another codec" in line()
+    ref = vyvo_checkpoint / "ref.wav"
+    wrong = refusal(run("enroll", bundle, ref, "--ref-text", "a", "-o", tmp_path / "voice.bin"))
+    assert "an enrolled voice is a .safetensors file" in wrong
+
+
+def test_tokens_that_are_none_are_refused(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.npy"
+
+    def line() -> str:
+        return refusal(run("detokenize", bundle, file, "-o", tmp_path / "o.wav"))
+
+    file.write_bytes(b"")
+    assert "t.npy: not a .npy file of tokens" in line()
+    np.save(file, np.zeros(7, np.float32))
+    assert "t.npy: wanted whole-numbered tokens, got float32" in line()
+    np.save(file, np.full(14, 99))
+    assert "t.npy: neither tokens of `tokenize` nor of `say`" in line()
+
+
+def test_systems_say_what_they_do_instead(bundle: Path, llvc_bundles: Export, tmp_path: Path) -> None:
+    llvc = llvc_bundles("fp32", "cpu")
+    assert "llvc converts voices; use voxport convert" in refusal(run("say", llvc, "Hi.", "-o", tmp_path / "o.wav"))
+    assert "use voxport say" in refusal(run("convert", bundle, "a.wav", "b.wav"))
+    assert "stdout carries raw" in refusal(run("say", bundle, "Hi.", "-o", "-", "--json"))
