@@ -9,10 +9,10 @@ demo: .venv/done
 	$(BIN)/python -m benchmarks.demo demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/done
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import click
 
-SYSTEMS = ("llvc", "qwen3tts")
+SYSTEMS = ("llvc", "qwen3tts", "vyvo")
 
 
 class Writer(Protocol):

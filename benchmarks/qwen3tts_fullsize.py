@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from voxport_exporters import codec12hz, qwen3tts
+from voxport_exporters import qwen3tts
 from voxport_exporters.nets.codec12hz import Decoder
 from voxport_exporters.nets.codec12hz_config import DecoderConfig, EncoderConfig
 from voxport_exporters.nets.codec12hz_encoder import Analysis, Encoder
@@ -37,9 +37,6 @@ class Recorder(Weights):
         view.__dict__.update(self.__dict__)
         view._prefix = f"{self._prefix}{prefix}."
         return view
-
-    def has(self, name: str) -> bool:
-        return True
 
     def take(self, name: str, *shape: int) -> Tensor:
         self.shapes[self._prefix + name] = shape
@@ -139,8 +136,10 @@ def _values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> I
 
 
 def _tokenizer(folder: Path, added: dict[str, list[Any]], assistant: int) -> None:
-    """Byte-level BPE that merges any two letters, then any three, until the vocabulary is full; `assistant` is one token
-    with its real id, as the prompt's template wants; the special tokens are the real ones."""
+    """Byte-level BPE that merges any two letters, then any three, until the vocabulary is full.
+
+    "assistant" is one token and has its real id, as the prompt's template wants; the special tokens are the real ones.
+    """
     letters = _alphabet()
     tokens = list(letters)
     word = "assistant"
@@ -159,7 +158,14 @@ def _tokenizer(folder: Path, added: dict[str, list[Any]], assistant: int) -> Non
     other = tokens[assistant]
     vocab["assistant"], vocab[other] = assistant, vocab["assistant"]
     special = {
-        str(i): {"content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": s}
+        str(i): {
+            "content": text,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": s,
+        }
         for text, (i, s) in added.items()
     }
     _json(folder / "vocab.json", vocab)

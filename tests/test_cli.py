@@ -4,10 +4,8 @@ import json
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +70,7 @@ def test_version_is_the_packages() -> None:
         (["nosuch"], "No such command 'nosuch'"),
         (["convert"], "Missing argument 'BUNDLE'"),
         (["convert", "b", "in", "out", "--mode", "fast"], "'fast' is not one of 'exact', 'upstream', 'offline'"),
-        (["convert", "b", "-", "out", "--rate", "0"], "0 is not in the range x>=1"),
+        (["convert", "b", "-", "out", "--rate", "0"], "0 is not in the range 1<=x<=1000000"),
         (["convert", "b", "in", "out", "--chunk-factor", "0"], "'--chunk-factor': 0"),
         (["verify", "b", "--threads", "5000"], "'--threads': 5000"),
         (["bench", "b", "--seconds", "0"], "'--seconds': 0"),
@@ -282,27 +280,3 @@ def test_export_packs_what_was_asked_for_and_shows_warnings(
     ((job, *others),) = asked
     assert (job.system, job.variant) == ("llvc", "llvc_nc")
     assert others == [tmp_path / "b", Recipe("mine", [Rule("int8")]), "portable", True]
-
-
-def test_a_terminated_conversion_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "voxport.cli", "convert", str(bundle), "-", str(tmp_path / "out.wav")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while not list(tmp_path.iterdir()):
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.terminate()
-        _, said = process.communicate()
-    assert (process.returncode, said) == (128 + signal.SIGTERM, b"")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_killed_export_leaves_the_old_bundle_intact(llvc_copy: Path, llvc_checkpoint: Path) -> None:
-    before = {p: p.read_bytes() for p in llvc_copy.rglob("*") if p.is_file()}
-    command = [sys.executable, "-m", "voxport.cli", "export", "llvc", str(llvc_checkpoint), "-o", str(llvc_copy)]
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        while not list(llvc_copy.parent.glob(f".{llvc_copy.name}.*/*.onnx")):
-            assert process.poll() is None, "the export ended before it could be killed"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert {p: p.read_bytes() for p in llvc_copy.rglob("*") if p.is_file()} == before
-    done(run("verify", llvc_copy))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -21,9 +20,7 @@ from voxport.qwen3tts_prompt import Prompt, Prompts, Reference, Text
 from voxport.qwen3tts_text import Words, settled
 
 Array = np.ndarray
-QWEN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 RUNS = [
     *(("base", run) for run in ("icl", "icl_short", "icl_nonstream", "xvec", "xvec_nonstream", "xvec_sampled")),
     *(
@@ -51,7 +48,7 @@ class Rows:
 
     def frames(self, codes: Array) -> Array:
         books = (f"talker.code_predictor.model.codec_embedding.{i}.weight" for i in range(codes.shape[1] - 1))
-        return sum((self._w[n][codes[:, i]] for i, n in enumerate(books, start=1)), self.codec(codes[:, 0]))
+        return sum((self._w[n][codes[:, i]] for i, n in enumerate(books, start=1)), self.codec(codes[:, 0].tolist()))
 
 
 class Checkpoint:
@@ -74,7 +71,8 @@ class Checkpoint:
         self.prompts = Prompts(tokens, Rows(weights))
 
     def speaker(self, run: str) -> str | Array | None:
-        return self.runs[run]["settings"].get("speaker", self.golden.get("spk.embedding"))
+        named: str | None = self.runs[run]["settings"].get("speaker")
+        return named or self.golden.get("spk.embedding")
 
     def prompt(self, run: str, words: Words, text: Text | None = None) -> Prompt:
         chosen = self.runs[run]["settings"]
@@ -165,7 +163,7 @@ def test_the_other_split_pattern_cuts_words_elsewhere(tokenizer: Path) -> None:
 @settings(max_examples=400, deadline=None)
 def test_text_in_pieces_gives_the_ids_of_the_whole(tokenizer: Path, pieces: list[str], fix: bool) -> None:
     text = "".join(pieces)
-    assert "".join(settled(pieces)) == text
+    assert "".join(settled(pieces)) == (text if text.strip() else "")
     words = Words(tokenizer, fix_mistral_regex=fix)
     if not text.strip():
         return

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from voxport.bounds import SNAC_AUDIO, SNAC_LAYER, SNAC_SPLIT
 from voxport.session import Session
 from voxport.snac import Codec, seeded, silent
 from voxport.snac import given as handed
@@ -23,9 +24,6 @@ from voxport_exporters.weights import Weights
 Array = np.ndarray
 
 FIXTURE = Path(__file__).parent / "fixtures/vyvo"
-AUDIO = 1e-4  # largest error of samples against upstream
-LAYER = 5e-5  # largest error of a layer against upstream, as a share of its largest value (400 in the fixture)
-SPLIT = 2e-5  # of samples whose steps were of other sizes: float32 sums in another order
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +104,19 @@ def test_every_layer_is_upstreams(golden: dict[str, Array]) -> None:
     decoder, encoder = snac.parts(weights, config)
     with tapped() as taps:
         audio = decode_once(decoder, config, levels_of(golden, "greedy"), noise_of(golden, "decode"))
-        close(audio, golden["decode.wav"].reshape(-1), AUDIO)
+        close(audio, golden["decode.wav"].reshape(-1), SNAC_AUDIO.absolute)
         encode_once(encoder, golden["ref.wav24k"])
     names = [n for n in golden if n.startswith(("decode.layer", "decode.z", "encode.block", "encode.z"))]
     assert len(names) == 10
     for name in names:
         want = golden[name]
-        close(taps[name][..., : want.shape[-1]].numpy(), want, LAYER * np.abs(want).max())
+        close(taps[name][..., : want.shape[-1]].numpy(), want, SNAC_LAYER.of_peak * np.abs(want).max())
 
 
 def test_decoded_audio_is_upstreams(codec: Codec, golden: dict[str, Array]) -> None:
     for levels, draws in (("greedy", "decode"), ("clone.row0", "clone.row0")):
         audio = codec.decode(levels_of(golden, levels), handed(noise_of(golden, draws)))
-        close(audio, golden[f"{draws}.wav"].reshape(-1), AUDIO)
+        close(audio, golden[f"{draws}.wav"].reshape(-1), SNAC_AUDIO.absolute)
 
 
 def test_codes_are_upstreams(codec: Codec, golden: dict[str, Array]) -> None:
@@ -133,7 +131,7 @@ def test_orpheus_schedule_is_its_golden(codec: Codec, golden: dict[str, Array]) 
     stream = codec.stream(handed(noise_of(golden, "decode")), "orpheus")
     codes = codec.interleave(levels_of(golden, "greedy")).reshape(-1)
     made = np.concatenate([stream.feed(codes[i : i + 5]) for i in range(0, len(codes), 5)])
-    close(made, golden["stream.window_chunks"].reshape(-1), AUDIO)
+    close(made, golden["stream.window_chunks"].reshape(-1), SNAC_AUDIO.absolute)
     assert len(stream.flush()) == 0
 
 
@@ -167,7 +165,7 @@ def test_streamed_is_offline_for_every_split(codec: Codec, frames: int, seed: in
     stream = codec.stream(seeded(seed))
     pieces = np.split(codes, np.minimum(np.cumsum(cuts), len(codes)))
     for _ in range(2):  # flush leaves it as new
-        close(np.concatenate([*(stream.feed(piece) for piece in pieces), stream.flush()]), offline, SPLIT)
+        close(np.concatenate([*(stream.feed(piece) for piece in pieces), stream.flush()]), offline, SNAC_SPLIT.absolute)
 
 
 def test_first_audio_leaves_as_early_as_exactness_allows(codec: Codec) -> None:
@@ -194,7 +192,7 @@ def test_streams_do_not_disturb_each_other(codec: Codec) -> None:
         for mine, stream, x in zip(pieces, streams, codes, strict=True):
             mine.append(stream.feed(x[at : at + 7]))
     for mine, stream, want in zip(pieces, streams, alone, strict=True):
-        close(np.concatenate([*mine, stream.flush()]), want, SPLIT)
+        close(np.concatenate([*mine, stream.flush()]), want, SNAC_SPLIT.absolute)
 
 
 def test_the_seed_is_heard_and_silence_is_deterministic(codec: Codec) -> None:

@@ -102,7 +102,7 @@ def test_sampled_tokens_and_their_chances_are_upstreams(
         return kept, p
 
     monkeypatch.setattr(Sampling, "chances", spy)
-    plan = speaker._plan(None, False, {})
+    plan = speaker.plan(None, False, {})
     prompt, u = vyvo_golden["prompt_ids_voice"][0].tolist(), vyvo_golden["sampled.u"]
     rows = list(speaker.model.generate([prompt], [160], plan.sampling, plan.grammar, u))
     assert [int(row[0]) for row in rows] == vyvo_golden["sampled.tokens"][0].tolist()
@@ -131,13 +131,13 @@ def test_a_batch_makes_what_each_text_makes_alone(
 def test_audio_is_upstreams_faded_at_its_end(speaker: Speaker, vyvo_golden: dict[str, Array]) -> None:
     codes = speaker.format.codes(vyvo_golden["greedy.tokens"][0])
     noise = snac.given([vyvo_golden[f"decode.noise{i}"].reshape(-1) for i in range(4)])
-    plan = speaker._plan(None, True, {})
-    made = np.concatenate(list(speaker._decoded(codes, plan.chosen, noise)))
+    plan = speaker.plan(None, True, {})
+    made = np.concatenate(list(speaker.decoded(codes, plan.chosen, noise)))
     want = vyvo_golden["decode.wav"].reshape(-1).copy()
     want[-2048:] = vyvo_golden["decode.wav_faded_tail"].reshape(-1)
     assert np.abs(made - want).max() < bounds.SNAC_AUDIO.absolute
-    for chosen in (speaker._plan(None, True, {"dialect": "classic"}), speaker._plan(Voice("a", codes), True, {})):
-        plain = np.concatenate(list(speaker._decoded(codes, chosen.chosen, noise)))
+    for chosen in (speaker.plan(None, True, {"dialect": "classic"}), speaker.plan(Voice("a", codes), True, {})):
+        plain = np.concatenate(list(speaker.decoded(codes, chosen.chosen, noise)))
         assert np.abs(plain - vyvo_golden["decode.wav"].reshape(-1)).max() < bounds.SNAC_AUDIO.absolute
 
 
@@ -330,7 +330,7 @@ def test_a_voice_of_another_codec_is_refused(speaker: Speaker, friend: Voice) ->
 
 
 def test_a_long_prompt_goes_through_the_model_in_parts(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = speaker._plan(None, True, {})
+    plan = speaker.plan(None, True, {})
     prompt = speaker.prompt("Every word counts. " * 4, None, "current")
 
     def tokens(model: LanguageModel, grammar: Grammar | None) -> list[int]:

@@ -45,7 +45,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv = tmp_path_factory.mktemp("venv")
     made = command(sys.executable, "-m", "venv", venv, cwd=venv)
     assert made.returncode == 0, made.stderr
-    pip = (venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    pip = (venv / "bin" / "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", wheel)
     installed = command(*pip, cwd=venv)
     assert installed.returncode == 0, installed.stderr
     return venv / "bin"

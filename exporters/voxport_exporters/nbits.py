@@ -123,11 +123,11 @@ def error_db(weight: Array, kind: str, block: int, rows: int = 32) -> float:
     weight = weight[:, :MEASURED]
     x = np.random.default_rng(0).standard_normal((rows, weight.shape[0]), np.float32)
     want = x @ weight
-    noise = _activations(x, block) @ quantized(weight, kind, block).weight() - want
+    noise = rounded_activations(x, block) @ quantized(weight, kind, block).weight() - want
     return float(10 * np.log10(np.mean(want**2) / max(float(np.mean(noise**2)), 1e-30)))
 
 
-def _activations(x: Array, block: int) -> Array:
+def rounded_activations(x: Array, block: int) -> Array:
     """What the kernel of accuracy level 4 makes of x [rows, inputs]: int8 with one scale per block."""
     pad = np.pad(x, ((0, 0), (0, -x.shape[1] % block))).reshape(len(x), -1, block)
     scale = np.maximum(np.abs(pad).max(-1, keepdims=True), 1e-30) / 127
@@ -263,19 +263,33 @@ def rows(model: onnx.ModelProto, tables: Mapping[str, str], store: Store) -> Non
             store.write(f"{table}.fp16", _half(table, values))
             store.drop(table)
             continue
-        codes, scale = np.empty(values.shape, np.int8), np.empty((len(values), 1), np.float32)
-        for start in range(0, len(values), CHUNK):
-            part = slice(start, start + CHUNK)
-            scale[part, 0] = np.abs(values[part]).max(axis=1) / 127
-            scale[part][scale[part] == 0] = 1
-            codes[part] = np.rint(values[part] / scale[part])
+        codes, scale = _int8_rows(values)
         store.write(f"{table}.int8", codes)
         store.write(f"{table}.scale", scale)
         store.drop(table)
 
 
+def _int8_rows(values: Array) -> tuple[Array, Array]:
+    """values float32 [rows, width] -> (int8 of the same shape, scale float32 [rows, 1])."""
+    codes, scale = np.empty(values.shape, np.int8), np.empty((len(values), 1), np.float32)
+    for start in range(0, len(values), CHUNK):
+        part = slice(start, start + CHUNK)
+        scale[part, 0] = np.abs(values[part]).max(axis=1) / 127
+        scale[part][scale[part] == 0] = 1
+        codes[part] = np.rint(values[part] / scale[part])
+    return codes, scale
+
+
+def rounded_rows(values: Array, kind: str) -> Array:
+    """What a table of ROWS gives back: float32 of the same shape."""
+    if kind == "fp16row":
+        return _half("table", values).astype(np.float32)
+    codes, scale = _int8_rows(values)
+    return codes * scale
+
+
 def _half(table: str, values: Array) -> Array:
-    halves = values.astype(np.float16)
+    halves: Array = values.astype(np.float16)
     if not np.isfinite(halves).all():
         raise ValueError(f"{table} holds values beyond 65504, which fp16 cannot; choose int8row or fp32 for it")
     return halves

@@ -6,11 +6,11 @@ codec_analyse, codec_encode and speaker_encode (codec12hz.py).
 What the manifest says, for the runtime:
 
     variant    <size>-<type>: 0.6b or 1.7b (tts_model_size), base, customvoice or voicedesign
-    tokens     text ids      im_start, im_end, assistant, tts_pad, tts_bos, tts_eos
-               codec ids     codec.pad, codec.bos, codec.eos, codec.think, codec.nothink, codec.think_bos, codec.think_eos
-                             codec.suppressed: this id and all above it but codec.eos are never drawn
-                             language.<name>, speaker.<name>; names as in the config, lower case
-                             dialect.<speaker>: the language id that a speaker's dialect puts in place of Chinese or auto
+    tokens     text ids: im_start, im_end, assistant, tts_pad, tts_bos, tts_eos
+               codec ids: codec.pad, codec.bos, codec.eos, codec.think, codec.nothink, codec.think_bos, codec.think_eos;
+               codec.suppressed: this id and all above it but codec.eos are never drawn;
+               language.<name>, speaker.<name>: names as in the config, lower case;
+               dialect.<speaker>: the language id that a speaker's dialect puts in place of Chinese or auto
     sampling   generation_config.json's settings by upstream's names, and upstream's defaults of non_streaming_mode and
                (Base) x_vector_only_mode
     schedule   books: codes per frame; codes: codes per book (0 .. codes - 1); frame: samples per frame;
@@ -24,7 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from voxport.bundle import Setting
+from safetensors.numpy import save_file
+
+from voxport.bundle import Bundle, Setting
+from voxport.qwen3tts import Speaker, rehearse
 from voxport_exporters import codec12hz, qwen3tts_text
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.predictor import Predictor
@@ -118,7 +121,13 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
         sampling=_sampling(generation, base),
         voices=sorted(config["talker_config"].get("spk_id") or {}),
         files={"tokenizer.json": words},
+        golden=_golden,
     )
+
+
+def _golden(bundle: Bundle, folder: Path) -> None:
+    """What this bundle makes of fixed inputs, for `voxport verify` on the target machine."""
+    save_file(rehearse(Speaker(bundle)), folder / "rehearsal.safetensors")
 
 
 def _find(root: Path, variant: str | None) -> Path:

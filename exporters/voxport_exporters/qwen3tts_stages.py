@@ -1,26 +1,27 @@
-"""The language-model stages of Qwen3-TTS, declared (H: the talker's width, G: codes per frame, 16 in the releases).
+"""The language-model stages of Qwen3-TTS, declared. H: the talker's width; G: codes per frame, 16 in the releases.
 
-    text_embed   ids int64 [tokens]                    -> embeds [tokens, H]     text ids, projected to H
-    codec_embed  ids int64 [tokens]                    -> embeds [tokens, H]     control ids, codes of book 0
-    frame_embed  codes int64 [frames, G]               -> embeds [frames, H]     sums over the books (Base: the reference)
-    talker       embeds [batch, time, H], past [1], pads [batch], cache
-                                                       -> logits [batch, vocab], hidden [batch, H] of the last token
-    predictor    hidden [batch, H], code int64 [batch], uniforms [batch, G - 1], temperature [1], top_k int64 [1], top_p [1]
-                                                       -> codes int64 [batch, G - 1], embed [batch, H], logits
+    text_embed   ids int64 [tokens] -> embeds [tokens, H]: text ids, projected to H
+    codec_embed  ids int64 [tokens] -> embeds [tokens, H]: control ids and codes of book 0
+    frame_embed  codes int64 [frames, G] -> embeds [frames, H]: sums over the books (Base only, for the reference)
+    talker       embeds [batch, time, H], past int64 [1], pads int64 [batch], cache
+                 -> logits [batch, vocab], hidden [batch, H] of the last token, next cache
+    predictor    hidden [batch, H], code int64 [batch], uniforms [batch, G - 1], temperature [1], top_k int64 [1],
+                 top_p [1] -> codes int64 [batch, G - 1], embed [batch, H], logits [batch, G - 1, codes per book]
 
-The embed stages hold tables alone: onnxruntime maps their file, and only the rows that are read enter memory. `embed` of
-the predictor is the sum of all G embeddings of the frame; with the next text embedding added it is the talker's next
-input. The best code at every choice: temperature 1, top_k 1, top_p 1, uniforms 0.
+The embed stages hold tables alone: onnxruntime maps their file, and only the rows that are read enter memory. The
+predictor's `embed` is the sum of all G embeddings of the frame; with the next text embedding added it is the talker's
+next input. The best code at every choice: temperature 1, top_k 1, top_p 1, uniforms 0.
 """
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from torch import nn
 
 from voxport.stage import Stage, Tensor
 from voxport_exporters.nets.decoder import state_of
 from voxport_exporters.nets.decoder_config import DecoderConfig
-from voxport_exporters.nets.predictor import Pass, Predictor
+from voxport_exporters.nets.predictor import Predictor
 from voxport_exporters.part import Part, export
 from voxport_exporters.unroll import Chain
 from voxport_exporters.weights import deferred
@@ -85,7 +86,7 @@ def predictor_part(net: Predictor) -> Part:
 
 def _unrolled(net: Predictor, stage: Stage, target: str) -> onnx.ModelProto:
     """The first pass and copies of the second, each with its own head, table and draw."""
-    first, *others = net.passes()
+    first, others = net.passes()
     chain = Chain()
     drawn = range(net.books - 1)
     split = np.array([1] * len(drawn), np.int64)
@@ -118,7 +119,7 @@ def _unrolled(net: Predictor, stage: Stage, target: str) -> onnx.ModelProto:
     return model
 
 
-def _weights_of(net: Pass) -> frozenset[str]:
+def _weights_of(net: nn.Module) -> frozenset[str]:
     return frozenset(name for name, _ in net.named_parameters())
 
 

@@ -39,7 +39,8 @@ def tokenizer(folder: Path) -> tuple[Path | bytes, tuple[Path, ...]]:
             },
         }
     except OSError as error:
-        raise FileNotFoundError(f"{error.filename}: no such file; wanted tokenizer.json, or vocab.json and the like") from None
+        wanted = "tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json"
+        raise FileNotFoundError(f"{error.filename}: no such file; wanted {wanted}") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder}: vocab.json, merges.txt and tokenizer_config.json do not make a tokenizer: {error}") from None
+        raise ValueError(f"{folder}: its vocab.json and tokenizer_config.json make no tokenizer: {error}") from None
     return json.dumps(made, ensure_ascii=False).encode(), files

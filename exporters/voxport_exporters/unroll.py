@@ -69,8 +69,11 @@ class Chain:
         for opset in model.opset_import:
             self._opsets[opset.domain] = max(opset.version, self._opsets.get(opset.domain, 0))
 
-    def node(self, kind: str, inputs: list[str], outputs: list[str], **attributes: int) -> None:
-        self._nodes.append(helper.make_node(kind, inputs, outputs, name=f"{kind}.{outputs[0]}", **attributes))
+    def node(self, kind: str, inputs: list[str], outputs: list[str], axis: int | None = None) -> None:
+        node = helper.make_node(kind, inputs, outputs, name=f"{kind}.{outputs[0]}")
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self._nodes.append(node)
 
     def constant(self, name: str, tensor: TensorProto) -> None:
         self._weights[name] = tensor

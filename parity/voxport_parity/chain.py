@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from voxport.bounds import QUANTIZED, Bound
+from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport_exporters.pack import Job, pack
 from voxport_exporters.recipe import Recipe
@@ -47,11 +47,11 @@ def chain(
         else:
             pack(job(), Path(scratch) / "fp32", FP32, target)
             fp32 = Bundle(Path(scratch) / "fp32")
-        nets = TorchBundle(fp32.manifest, job().parts)
+        nets = TorchBundle(fp32, job().parts)
         golden = Golden.of(checkpoint)
         known = golden is not None
         if golden is None:
-            golden = feeds.without_golden(fp32.manifest.sample_rate)
+            golden = feeds.without_golden(fp32.manifest)
         yield from _links(system, feeds, golden, known, nets, fp32, rounding, given, job, Path(scratch), target)
 
 
@@ -82,10 +82,11 @@ def _links(
             if given is None:
                 pack(job(), scratch / "quantized", recipe, target)
             graph = given or Bundle(scratch / "quantized")
-            reference = feeds.trace(TorchBundle(graph.manifest, quantized(job().parts, recipe)), golden)
+            rounds = TorchBundle(graph, quantized(job().parts, recipe, graph.manifest.target))
+            reference = feeds.trace(rounds, golden)
             got = feeds.trace(graph, golden)
             return [
-                *link("quantized", got, reference, lambda _: QUANTIZED),
+                *link("quantized", got, reference, feeds.rounded),
                 *link("quantized to fp32", got, wanted, lambda _: None),
             ]
 

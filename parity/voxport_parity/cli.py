@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("system", type=click.Choice(["llvc"]))
+@click.argument("system", type=click.Choice(["llvc", "qwen3tts", "vyvo"]))
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--bundle", type=click.Path(path_type=Path), help="Check this bundle. [one is exported and thrown away]")
 @click.option("--recipe", help="Also check the graph quantized so, against a reference that rounds as it does.")
@@ -47,7 +47,8 @@ def parity(
 
     diffs: list[Diff] = []
     groups: dict[tuple[str, str], list[int]] = {}
-    for diff in chain(system, checkpoint, bundle, recipe, target, **options):
+    given = {name: value for name, value in options.items() if value is not None}
+    for diff in chain(system, checkpoint, bundle, recipe, target, **given):
         groups.setdefault((diff.link, diff.stage), []).append(len(diffs))
         diffs.append(diff)
     for (link, stage), members in groups.items():

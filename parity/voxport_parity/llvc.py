@@ -11,7 +11,7 @@ import numpy as np
 
 from voxport import audio, bounds
 from voxport.bounds import Bound
-from voxport.bundle import Bundle
+from voxport.bundle import Bundle, Manifest
 from voxport.llvc import Converter, Mode
 from voxport.session import Array, State
 from voxport_parity.trace import Golden, Trace
@@ -37,8 +37,14 @@ def stage(name: str) -> str:
     return "prenet" if ".pre" in name else "convert"
 
 
-def without_golden(rate: int) -> Golden:
+def rounded(name: str) -> Bound:
+    """Of a quantized graph to the torch net that rounds as it does."""
+    return bounds.QUANTIZED
+
+
+def without_golden(manifest: Manifest) -> Golden:
     """Inputs for a checkpoint nobody has goldens for: half a second of noisy glide, three edge lengths, silence."""
+    rate = manifest.sample_rate
     t = np.arange(rate // 2) / rate
     glide = 0.3 * np.sin(2 * np.pi * 120 * t * (1 + t)) + 0.05 * np.random.default_rng(0).standard_normal(len(t))
     wanted = {name: np.empty(0, np.float32) for name in WITHOUT_GOLDEN}

@@ -126,6 +126,8 @@ def _workload(path: str, seconds: str, threads: str, chunk_factor: str) -> dict[
         pass
     for session in bundle.timed.values():
         session.seconds.clear()
+    clock = getattr(getattr(model, "model", None), "clock", None)  # of systems with a language model
+    before = (clock.steps, clock.seconds) if clock else (0, 0.0)
     marks, samples = [time.perf_counter()], 0
     first = None
     for chunk in run(model, float(seconds), int(chunk_factor)):
@@ -137,7 +139,7 @@ def _workload(path: str, seconds: str, threads: str, chunk_factor: str) -> dict[
     steps = np.diff(marks) * 1e3
     return {
         "rtf": round((marks[-1] - marks[0]) / audio, 5),
-        "tokens_per_s": None,
+        "tokens_per_s": round((clock.steps - before[0]) / (clock.seconds - before[1]), 2) if clock else None,
         "first_audio_s": round(first or 0.0, 5),
         "peak_rss_mb": round(_peak_rss() / 1e6, 1),
         "load_s": round(load, 3),

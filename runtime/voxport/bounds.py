@@ -25,6 +25,11 @@ LLVC_STATE = Bound(1e-4, 1e-5)  # activations reach 30 at the fixture's last lay
 
 # Activations reach 400 in the fixture's decoder, where float32 keeps 3e-5; the next layers square and sum them.
 SNAC_AUDIO = Bound(1e-4)
+SNAC_LAYER = Bound(1e-6, of_peak=5e-5)  # against upstream
+SNAC_SPLIT = Bound(2e-5)  # samples whose steps were of other sizes: float32 sums in another order
+
+VYVO_LOGITS = Bound(2e-4)  # logits of size 10, and what six layers hand on
+VYVO_CHANCES = Bound(1e-5)
 
 
 # The same graph on another machine: kernels sum in another order. A uint8 activation that rounds the other way is
@@ -34,10 +39,13 @@ VERIFY_INT8 = Bound(2e-2)
 # A quantized graph against float arithmetic that rounds as it does: the same flips (measured 2.3e-3 of the peak; the
 # distance to fp32 is 3 to 7 times that).
 QUANTIZED = Bound(1e-5, of_peak=1e-2)
+# In a language model a flip is 1/127 of a block's largest activation, stays in the cache and is handed through every
+# layer (VyvoTTS fixture, 32 inputs wide: 4.3e-2 of the peak; the distance to fp32 is 0.7).
+QUANTIZED_LM = Bound(1e-5, of_peak=1e-1)
 
 # Qwen3-TTS. Hidden states pass through as many layers as there are steps before them; codes are equal all the same.
 QWEN3TTS_PROMPT = Bound(1e-5)
 QWEN3TTS_HIDDEN = Bound(1e-4)
 QWEN3TTS_LOGITS = Bound(2e-3)
 QWEN3TTS_AUDIO = Bound(1e-4)
-QWEN3TTS_MEL = Bound(1e-3)  # near the floor of 1e-5, float32 and float64 spectra differ by 1e-4
+QWEN3TTS_VOICE = Bound(1e-3)  # near the mel floor of 1e-5, float32 and float64 spectra differ by 1e-4

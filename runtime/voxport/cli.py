@@ -107,7 +107,7 @@ NO_CHECK = click.option("--no-check", is_flag=True, help="Skip comparing the bun
 @click.argument("target", metavar="OUT")
 @click.option("--mode", type=click.Choice(["exact", "upstream", "offline"]), default="exact", show_default=True)
 @click.option("--chunk-factor", type=FACTOR, default=1, show_default=True, help="Chunks per step.")
-@click.option("--rate", type=click.IntRange(1), help="Sample rate of raw stdin in Hz. [the bundle's]")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), help="Sample rate of raw stdin in Hz. [the bundle's]")
 @click.option("--float", "float32", is_flag=True, help="Write 32-bit float instead of 16-bit PCM (wav only).")
 @THREADS
 @NO_CHECK

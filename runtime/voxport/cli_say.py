@@ -76,6 +76,8 @@ def say(
     unknown = settings.keys() - inspect.signature(speaker.say).parameters.keys()
     if unknown:
         raise BadInput(f"{speaker.bundle.manifest.system} takes no --{min(unknown).replace('_', '-')}")
+    if "stream" in inspect.signature(speaker.say).parameters:
+        settings["stream"] = stream
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or name in inspect.signature(speaker.say).parameters:

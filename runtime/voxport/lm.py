@@ -110,6 +110,18 @@ class LanguageModel:
         session = self._head(head)
         return session(session.start(), into=None, hidden=hidden)[0]["logits"]
 
+    def allowed(self, hidden: Array, grammar: Grammar | None, step: int) -> tuple[Array, Array]:
+        """hidden [rows, width] -> ids int64 [n] that may come at `step`, ascending; their logits float32 [rows, n]."""
+        if grammar is None:
+            logits = self.logits("head", hidden)
+            return np.arange(logits.shape[1]), logits
+        place, may_end = grammar.place(step)
+        ids, logits = grammar.starts[place] + np.arange(grammar.size), self.logits(f"head.{place}", hidden)
+        if not may_end:
+            return ids, logits[:, : grammar.size]
+        # draws go by ascending id, and the end has the lowest
+        return np.append(self._end, ids), np.roll(logits, 1, axis=1)
+
     def _choose(
         self,
         hidden: Array,
@@ -121,20 +133,9 @@ class LanguageModel:
         u: Array | None,
     ) -> Array:
         tokens = np.full(len(hidden), self._pad, np.int64)
-        place, may_end = grammar.place(step) if grammar else (0, False)
-        logits = self.logits(f"head.{place}" if grammar else "head", hidden)
+        ids, logits = self.allowed(hidden, grammar, step)
         for i in np.flatnonzero(goes_on):
-            draw = None if u is None else float(u[i])
-            if grammar is None:
-                tokens[i] = sampling.choose(logits[i], said[i], draw)
-                continue
-            first, size = grammar.starts[place], grammar.size
-            scores, before = logits[i, :size], said[i, first : first + size]
-            if may_end:  # the end has the lowest id, and draws go by ascending id
-                scores = np.concatenate((logits[i, size:], scores))
-                before = np.concatenate((said[i, self._end : self._end + 1], before))
-            at = sampling.choose(scores, before, draw) - may_end
-            tokens[i] = self._end if at < 0 else first + at
+            tokens[i] = ids[sampling.choose(logits[i], said[i, ids], None if u is None else float(u[i]))]
         return tokens
 
     def _head(self, name: str) -> Session:
@@ -142,9 +143,14 @@ class LanguageModel:
             self._heads[name] = self._bundle.session(name, self._threads)
         return self._heads[name]
 
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are."""
+        return int(self._head("head").stage.outputs[0].shape[1])
+
     def _width(self, grammar: Grammar | None) -> int:
         if grammar is None:
-            return int(self._head("head").stage.outputs[0].shape[1])
+            return self.vocabulary
         return max(self._end + 1, *(start + grammar.size for start in grammar.starts))
 
 

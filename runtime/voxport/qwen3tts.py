@@ -8,7 +8,7 @@
     voice.say("Hello there.", voice=friend)
 
 A text may come piece by piece, from any iterator of strings: it is said while it comes. Settings carry upstream's names
-and stand in the manifest; those that upstream does not have are `OWN`.
+and stand in the manifest; those that upstream does not have are in qwen3tts_request.py.
 
 Runaway guard: without `greedy` and `max_new_tokens`, speech longer than `runaway_seconds` plus
 `runaway_seconds_per_letter` for each letter (text.weight) is cut; `stopped` says so. With `stream=False` nothing is
@@ -16,8 +16,7 @@ handed out before a piece of the text is whole, and one that ran away is said ag
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -25,58 +24,17 @@ import numpy as np
 from voxport import draws
 from voxport.bundle import Bundle, Setting
 from voxport.codec12hz import PIECE, Decoder, after_reference
-from voxport.qwen3tts_lm import Embeddings, LanguageModel, Row, Rule
+from voxport.qwen3tts_lm import Embeddings, LanguageModel, Row
 from voxport.qwen3tts_prompt import Prompt, Prompts, Reference
-from voxport.qwen3tts_text import Words
+from voxport.qwen3tts_request import Named, Request, Requests
 from voxport.qwen3tts_voice import Listener, Voice
 from voxport.schedule import growing
 from voxport.session import Array
-from voxport.speak import CONTEXT, END, LIMIT, RUNAWAY, SENTENCE, Settings, Speech, settings
+from voxport.speak import CONTEXT, END, LIMIT, RUNAWAY, SENTENCE, Speech
 from voxport.text import pieces, weight
 
-OWN: Settings = {
-    "codec_schedule": "exact",  # or upstream: all at the end, in chunks of 300 frames that see 25 before them
-    "first_chunk_frames": 1,
-    "chunk_frames": 4,
-    "parse_special": False,  # upstream's: special tokens in the text are not plain text
-    "fix_mistral_regex": False,  # upstream's, when it loads from a local folder
-    "split_letters": 400,  # text.weight of a piece of long text: half a minute; quality falls in long generations
-    "split_pause": 0.2,  # seconds of silence between such pieces
-    "runaway_seconds": 3.0,
-    "runaway_seconds_per_letter": 0.25,
-    "retries": 2,
-}
-LEAST = {"max_new_tokens": 1, "first_chunk_frames": 1, "chunk_frames": 1} | dict.fromkeys(
-    ("min_new_tokens", "split_letters", "split_pause", "runaway_seconds", "runaway_seconds_per_letter", "retries"), 0
-)
-
-Named = str | Voice | None
 Said = str | Iterable[str]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How one call of `say` goes."""
-
-    chosen: Settings
-    rule: Rule
-    words: Words
-    voice: Named
-    language: str | None
-    instruct: str
-    seed: int
-    limited: bool  # max_new_tokens was given and has upstream's meaning
-
-    @property
-    def free(self) -> bool:
-        """The runaway guard acts: something is left to chance, and nobody asked for upstream's length."""
-        return self.rule.draws and not self.limited
-
-    @property
-    def spoken(self) -> Array | None:
-        """The codes the speech goes on from (in-context cloning), [frames, books]."""
-        cloned = isinstance(self.voice, Voice) and not self.chosen["x_vector_only_mode"]
-        return self.voice.codes if cloned and isinstance(self.voice, Voice) else None
+Limit = Callable[[], tuple[int, str]]
 
 
 class Speaker:
@@ -90,9 +48,8 @@ class Speaker:
         self.codec = Decoder(bundle.session("codec_decode", threads), self.model.size)
         self.prompts = Prompts(bundle.manifest.tokens, Embeddings(bundle, threads))
         self._listener = cache(lambda: Listener(bundle, threads))  # its graphs are loaded when there is a recording
-        self._words = cache(lambda parse, fix: Words(bundle.path / "tokenizer.json", parse, fix))
+        self.requests = Requests(bundle, self.prompts, self._listener)
         self._primed: tuple[Array, Decoder] | None = None
-        self._clones = "speaker_encode" in bundle.manifest.stages
 
     @property
     def sample_rate(self) -> int:
@@ -130,7 +87,9 @@ class Speaker:
         `non_streaming_mode` is given. ValueError in one line: empty text, an unknown name, a request that this variant
         cannot fulfil, text longer than the context.
         """
-        plan = self._plan(voice, language, instruct, (ref_audio, ref_text), seed, greedy, given, isinstance(text, str))
+        plan = self.requests.of(
+            voice, language, instruct, ref_audio, ref_text, seed, greedy, given, isinstance(text, str)
+        )
         parts: Sequence[Said] = [text]
         if isinstance(text, str) and not plan.limited:
             # With the best code every time the text stays whole while upstream's limit holds it: a frame is a letter.
@@ -141,7 +100,7 @@ class Speaker:
             for i, part in enumerate(parts):
                 if i:
                     yield np.zeros(int(float(plan.chosen["split_pause"]) * self.sample_rate), np.float32)
-                yield from self._voiced(self._part(speech, part, plan, i, stream, first), plan)
+                yield from self.audio(self._part(speech, part, plan, i, stream, first), plan)
 
         return self._speech(make, plan, instruct)
 
@@ -162,9 +121,10 @@ class Speaker:
         """
         empty: list[None] = [None] * len(texts)
         lists = (voices or empty, languages or empty, instructs or empty)
-        if not texts or any(len(row) != len(texts) for row in lists):
-            raise ValueError(f"{len(texts)} texts, {' and '.join(str(len(row)) for row in lists)} names: wanted as many")
-        plans = [self._plan(v, l, i, (None, None), seed, greedy, given, True) for v, l, i in zip(*lists, strict=True)]
+        if not texts or any(len(names) != len(texts) for names in lists):
+            raise ValueError(f"wanted a voice, a language and an instruct for each of {len(texts)} texts, or none")
+        asked = zip(*lists, strict=True)
+        plans = [self.requests.of(v, l, i, None, None, seed, greedy, given) for v, l, i in asked]  # noqa: E741
         rows = [self._row(text, plan, i) for i, (text, plan) in enumerate(zip(texts, plans, strict=True))]
         made = list(self.model.generate([row for row, _ in rows], plans[0].rule))
 
@@ -172,7 +132,7 @@ class Speaker:
             frames = [step[i] for step in made]
             told = (frame for frame in frames if frame is not None)
             return self._speech(
-                lambda s: self._voiced(self._told(s, told, *rows[i], plans[i]), plans[i]), plans[i], lists[2][i]
+                lambda s: self.audio(self._told(s, told, *rows[i], plans[i]), plans[i]), plans[i], lists[2][i]
             )
 
         return [speech(i) for i in range(len(texts))]
@@ -182,9 +142,7 @@ class Speaker:
 
         ValueError: not audio, silent, too short or too long, or this model clones no voices.
         """
-        if not self._clones:
-            raise ValueError(f"{self._name()} clones no voices; export a Base model for that")
-        return self._listener().enroll(path, text)
+        return self.requests.enroll(path, text)
 
     def tokenize(self, samples: Array, rate: int) -> Array:
         """Samples float32 [n] at `rate` Hz -> codes int64 [frames, books]."""
@@ -196,7 +154,7 @@ class Speaker:
         for start in range(0, len(tokens), PIECE):
             yield stream.push(tokens[start : start + PIECE])
 
-    def prompt(self, text: Said, plan: _Plan) -> Prompt:
+    def prompt(self, text: Said, plan: Request) -> Prompt:
         """What the talker is fed for a text."""
         reference, name = None, plan.voice
         if plan.spoken is not None and isinstance(name, Voice):
@@ -212,79 +170,8 @@ class Speaker:
 
     # ------------------------------------------------------------------------------------------------- one call
 
-    def _name(self) -> str:
-        return f"{self.bundle.path.name} (Qwen3-TTS {self.bundle.manifest.variant})"
-
-    def _plan(
-        self,
-        voice: Named,
-        language: str | None,
-        instruct: str | None,
-        recording: tuple[str | os.PathLike[str] | None, str | None],
-        seed: int,
-        greedy: bool,
-        given: dict[str, Setting],
-        whole: bool,
-    ) -> _Plan:
-        manifest = self.bundle.manifest
-        defaults = {"x_vector_only_mode": False, "min_new_tokens": manifest.schedule["least_tokens"]} | OWN
-        chosen = settings(defaults | manifest.sampling, [], ({} if whole else {"non_streaming_mode": False}) | given)
-        for name, least in LEAST.items():
-            if not float(chosen[name]) >= least:
-                raise ValueError(f"{name} {chosen[name]}: wanted {least} or more")
-        if chosen["codec_schedule"] not in ("exact", "upstream"):
-            raise ValueError(f"codec_schedule {chosen['codec_schedule']!r} is not one of exact, upstream")
-        speaker = self._speaker(voice, recording, bool(chosen["x_vector_only_mode"]))
-        self.prompts.language(language, speaker if isinstance(speaker, str) else None)
-        heard = (instruct or "") if manifest.schedule["instruct"] else ""
-        words = self._words(chosen["parse_special"], chosen["fix_mistral_regex"])
-        rule, limited = Rule.of(chosen, greedy), "max_new_tokens" in given
-        return _Plan(chosen, rule, words, speaker, language, heard.strip(), seed, limited)
-
-    def _speaker(
-        self, voice: Named, recording: tuple[str | os.PathLike[str] | None, str | None], x_vector_only: bool
-    ) -> Named:
-        """A name or a voice that can be used. ValueError says what this variant wants instead."""
-        ref_audio, ref_text = recording
-        if ref_audio is not None and voice is not None:
-            raise ValueError("a voice and a reference to clone: give one of them")
-        if ref_audio is None and ref_text is not None:
-            raise ValueError("a transcript without its recording; give --ref-audio too")
-        if ref_audio is not None:
-            if self._clones and not x_vector_only and not (ref_text or "").strip():
-                raise ValueError(
-                    f"{ref_audio}: in-context cloning needs its transcript; give what is said in it with --ref-text, "
-                    "or --set x_vector_only_mode=true"
-                )
-            return self.enroll(ref_audio, None if x_vector_only else ref_text)
-        if isinstance(voice, str):
-            held = self.bundle.path / "voices" / f"{voice}.safetensors"
-            if voice.endswith(".safetensors") or held.is_file():
-                voice = Voice.load(held if held.is_file() else voice)
-        if not self._clones:
-            if isinstance(voice, Voice):
-                raise ValueError(f"{self._name()} clones no voices; export a Base model for that")
-            if voice is None:
-                return next(iter(self.bundle.manifest.voices), None)
-            if not self.prompts.speakers and voice:
-                raise ValueError(f"{self._name()} has no voices of its own; describe one with --instruct")
-            return self.prompts.speaker(voice) if voice else ""
-        if not isinstance(voice, Voice):
-            known = f"; enrolled are {', '.join(self.voices)}" if self.voices else ""
-            asked = f"knows no voice {voice!r} and " if voice else ""
-            raise ValueError(
-                f"{self._name()} {asked}speaks in the voice of a reference: give --ref-audio, or a file that "
-                f"`voxport enroll` made{known}"
-            )
-        if not x_vector_only and not voice.text:
-            raise ValueError(
-                "this voice was enrolled without a transcript; enroll it again with --ref-text, or "
-                "--set x_vector_only_mode=true"
-            )
-        return voice
-
-    def _row(self, text: Said, plan: _Plan, part: int, attempt: int = 0) -> tuple[Row, str]:
-        """(a generation, what it means to reach its limit). ValueError when the context has no room for a frame."""
+    def _row(self, text: Said, plan: Request, part: int, attempt: int = 0) -> tuple[Row, Limit]:
+        """(a generation, how many tokens it may make so far and why). ValueError when the context is too short."""
         heard = [weight(text)] if isinstance(text, str) else [0]
         prompt = self.prompt(text if isinstance(text, str) else _weighed(text, heard), plan)
         context, fed = self.bundle.manifest.schedule["context"], len(prompt.embeds)
@@ -292,51 +179,54 @@ class Speaker:
             raise ValueError(
                 f"{fed} tokens of text and voice do not fit the context of {context}; say the text in several calls"
             )
-        most, why = min((int(plan.chosen["max_new_tokens"]), LIMIT), (context - fed, CONTEXT))
-        rate = self.sample_rate / self.codec.frame
+        most = min((int(plan.chosen["max_new_tokens"]), LIMIT), (context - fed, CONTEXT))
         first, per_letter = (float(plan.chosen[f"runaway_seconds{n}"]) for n in ("", "_per_letter"))
 
-        def limit() -> int:
-            return min(most, 1 + int((first + per_letter * heard[0]) * rate)) if plan.free else most
+        def limit() -> tuple[int, str]:
+            frames = (first + per_letter * heard[0]) * self.sample_rate / self.codec.frame
+            return min(most, (1 + int(frames), RUNAWAY)) if plan.free else most
 
         stream = f"qwen3tts.{part}" + (f".again{attempt}" if attempt else "")
-        row = Row(prompt, most, limit, lambda frame: draws.uniforms(plan.seed, stream, frame, self.model.books))
-        return row, why
+        room, _ = limit() if isinstance(text, str) else most
+        row = Row(
+            prompt, room, lambda: limit()[0], lambda frame: draws.uniforms(plan.seed, stream, frame, self.model.books)
+        )
+        return row, limit
 
     def _part(
-        self, speech: Speech, part: Said, plan: _Plan, i: int, stream: bool, first: tuple[Row, str] | None
+        self, speech: Speech, part: Said, plan: Request, i: int, stream: bool, first: tuple[Row, Limit] | None
     ) -> Iterator[Array]:
         """The frames of one generation; of several, when it may be tried again, those of the first that ended."""
         tries = 1 if stream or not plan.free or not isinstance(part, str) else 1 + int(plan.chosen["retries"])
         for attempt in range(tries):
-            row, why = first if first and not attempt else self._row(part, plan, i, attempt)
+            row, limit = first if first and not attempt else self._row(part, plan, i, attempt)
             frames: Iterable[Array] = (made for (made,) in self.model.generate([row], plan.rule) if made is not None)
             if attempt + 1 < tries:
                 frames = list(frames)
-                if row.stopped != END:
-                    continue
-            break
-        return self._told(speech, frames if stream else list(frames), row, why, plan)
+                if row.stopped == END:
+                    break
+        return self._told(speech, frames, row, limit, plan)
 
-    def _told(self, speech: Speech, frames: Iterable[Array], row: Row, why: str, plan: _Plan) -> Iterator[Array]:
+    def _told(self, speech: Speech, frames: Iterable[Array], row: Row, limit: Limit, plan: Request) -> Iterator[Array]:
         for frame in frames:
             speech.said(frame)
             yield frame
-        cut = row.limit()
-        reason = END if row.stopped == END else why if cut == row.most else RUNAWAY
-        speech.ended(reason)
-        if reason != END and not plan.limited:
-            speech.warn(f"the model did not end: its speech was cut after {cut} tokens ({reason})")
+        cut, why = (0, END) if row.stopped == END else limit()
+        speech.ended(why)
+        if why != END and not plan.limited:
+            speech.warn(f"the model did not end: its speech was cut after {cut} tokens ({why})")
 
-    def _speech(self, make: object, plan: _Plan, instruct: str | None) -> Speech:
-        speech = Speech(self.sample_rate, make, (self.model.books,))  # type: ignore[arg-type]
+    def _speech(self, make: Callable[[Speech], Iterator[Array]], plan: Request, instruct: str | None) -> Speech:
+        speech = Speech(self.sample_rate, make, (self.model.books,))
         if instruct and not plan.instruct:
-            speech.warn(f"{self._name()} does not listen to an instruct; it is ignored")
+            speech.warn(f"{self.requests.model} does not listen to an instruct; it is ignored")
+        if plan.voice is None and not plan.instruct:
+            speech.warn(f"{self.requests.model} has no voices of its own, and without an instruct it takes any")
         return speech
 
     # ------------------------------------------------------------------------------------------ frames to audio
 
-    def _voiced(self, frames: Iterable[Array], plan: _Plan) -> Iterator[Array]:
+    def audio(self, frames: Iterable[Array], plan: Request) -> Iterator[Array]:
         """Frames [books] as they come -> float32 [n] of the new speech alone."""
         spoken = plan.spoken
         if plan.chosen["codec_schedule"] == "upstream":
@@ -344,12 +234,12 @@ class Speaker:
             wave = self.codec.chunked(codes)
             yield wave if spoken is None else wave[after_reference(len(spoken), len(codes), len(wave)) :]
             return
-        stream = self._after(spoken)
+        stream = self.after(spoken)
         for group in growing(frames, int(plan.chosen["first_chunk_frames"]), int(plan.chosen["chunk_frames"])):
             if group:
                 yield stream.push(np.stack(group))
 
-    def _after(self, spoken: Array | None) -> Decoder:
+    def after(self, spoken: Array | None) -> Decoder:
         """A decoder that has just said `spoken`; the last voice's is kept."""
         if spoken is None:
             return self.codec.stream()
@@ -393,10 +283,10 @@ def rehearse(speaker: Speaker) -> dict[str, Array]:
     model = speaker.model
     codes = (draws.uniforms(0, "qwen3tts.rehearsal", 0, (6, model.books)) * model.size).astype(np.int64)
     voice = stranger(speaker)
-    plan = speaker._plan(voice, None, None, (None, None), 0, True, {"x_vector_only_mode": True}, True)
+    plan = speaker.requests.of(voice, None, None, None, None, 0, True, {})
     made = {}
-    for i, (stage, scores) in enumerate(model.read(speaker.prompt("One, two, three.", plan), codes[:3])):
-        made[f"{stage}.{i // 2}"] = scores / np.abs(scores).max()
+    for i, (stage, outputs) in enumerate(model.read(speaker.prompt("One, two, three.", plan), codes[:3])):
+        made[f"{stage}.{i // 2}"] = outputs["logits"][0] / np.abs(outputs["logits"]).max()
     if voice is not None:
         made["voice"] = voice.embedding / np.abs(voice.embedding).max()
     made["audio"] = np.concatenate(list(speaker.detokenize(codes)))

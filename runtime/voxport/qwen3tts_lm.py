@@ -18,6 +18,9 @@ from voxport.sampler import Sampling
 from voxport.session import Array, Session
 from voxport.speak import END, LIMIT, Settings
 
+BEST = Sampling(temperature=1.0, top_k=1, top_p=1.0, repetition_penalty=1.0)  # with a draw of 0
+EVEN = Sampling(temperature=1e9, top_k=0, top_p=1.0, repetition_penalty=1.0)
+
 Watch = Callable[[str, Mapping[str, Array]], None]
 
 
@@ -64,7 +67,10 @@ class Rule:
         """From settings by upstream's names."""
         first = Sampling.of(chosen)
         sub = {name: chosen[f"subtalker_{name}"] for name in ("temperature", "top_k", "top_p")}
-        rest = Sampling.of(sub | {"repetition_penalty": 1.0})
+        try:
+            rest = Sampling.of(sub | {"repetition_penalty": 1.0})
+        except ValueError as error:
+            raise ValueError(f"subtalker_{error}") from None
         return cls(
             first,
             first if chosen["do_sample"] and not greedy else None,
@@ -105,9 +111,9 @@ class LanguageModel:
     def generate(self, rows: Sequence[Row], rule: Rule, watch: Watch | None = None) -> Iterator[list[Array | None]]:
         """The next frame of every row, int64 [books], None for rows that stopped; until all have.
 
-        `watch` is told every output of the graphs.
+        `watch` is told every output of the graphs, and between them "choice", the rows' codes 0.
         """
-        see: Watch = watch or (lambda stage, made: None)
+        see: Watch = watch or (lambda *_: None)
         longest = max(len(row.prompt.embeds) for row in rows)
         pads = np.array([longest - len(row.prompt.embeds) for row in rows], np.int64)
         embeds = np.stack([np.pad(r.prompt.embeds, ((p, 0), (0, 0))) for r, p in zip(rows, pads, strict=True)])
@@ -127,6 +133,7 @@ class LanguageModel:
                         if code[i] == self.end or step + 1 >= row.limit():
                             row.stopped = END if code[i] == self.end else LIMIT
                 self.clock.steps += 1
+                see("choice", {"code": code})
                 live = [not row.stopped for row in rows]
                 if not any(live):
                     return
@@ -141,29 +148,32 @@ class LanguageModel:
             with self.clock:
                 made = fed.feed("embeds", embeds)
 
-    def read(self, prompt: Prompt, codes: Array) -> Iterator[tuple[str, Array]]:
-        """Logits of talker and predictor, in turn, while codes [frames, books] are said, whatever they say.
+    def read(self, prompt: Prompt, codes: Array) -> Iterator[tuple[str, Mapping[str, Array]]]:
+        """Outputs of talker and predictor, in turn, while codes [frames, books] are said, whatever they say.
 
-        At a very high temperature all codes are equally likely, so a draw names the code it makes.
+        As hot as `EVEN` all codes are equally likely, so a draw names the code it makes.
         """
         fed = Rows(self._talker, np.zeros(1, np.int64), len(prompt.embeds) + len(codes))
         made = fed.feed("embeds", prompt.embeds[None])
         for frame in codes:
-            yield "talker", made["logits"][0]
+            yield "talker", made
             u = ((frame[None, 1:] + 0.5) / self.size).astype(np.float32)
-            rest = self._frame(made["hidden"], frame[:1], u, Sampling(1e9, 0, 1.0, 1.0))
-            yield "predictor", rest["logits"][0]
+            rest = self._frame(made["hidden"], frame[:1], u, EVEN)
+            yield "predictor", rest
             made = fed.feed("embeds", (rest["embed"] + next(prompt.trailing, prompt.pad))[:, None])
 
+    def ids(self, step: int, rule: Rule) -> Array:
+        """What may be drawn as the token of a step, ascending."""
+        return self._spoken if step < rule.least else self._all
+
     def _code(self, logits: Array, said: Array, rule: Rule, step: int, u: float) -> int:
-        ids = self._spoken if step < rule.least else self._all
+        ids = self.ids(step, rule)
         scores = rule.processed.penalized(logits[ids], said[ids])
         return int(ids[int(np.argmax(scores)) if rule.first is None else rule.first.draw(scores, u)])
 
     def _frame(self, hidden: Array, code: Array, u: Array, rest: Sampling | None) -> dict[str, Array]:
         """The codes after `code` int64 [rows], and the embedding of the whole frame."""
-        best = Sampling(1.0, 1, 1.0, 1.0)
-        chosen = rest or best
+        chosen = rest or BEST
         return self._predictor(
             self._predictor.start(),
             into=None,

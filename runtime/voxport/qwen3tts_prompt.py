@@ -67,7 +67,7 @@ class Prompts:
 
     def __init__(self, tokens: Mapping[str, int], tables: Tables) -> None:
         """KeyError names a token that the manifest lacks."""
-        self._ids, self._tables = tokens, tables
+        self._ids, self.tables = tokens, tables
         self.languages, self.speakers, self.dialects = (
             {name.removeprefix(kind): i for name, i in tokens.items() if name.startswith(kind)}
             for kind in ("language.", "speaker.", "dialect.")
@@ -91,8 +91,8 @@ class Prompts:
         unknown name (the known ones are listed), an x-vector of another width.
         """
         rows = [
-            *([self._tables.text(instruct)] if len(instruct) else []),
-            self._tables.text(text.role),
+            *([self.tables.text(instruct)] if len(instruct) else []),
+            self.tables.text(text.role),
             self._pad + self._prefix(language, speaker),
             self._bos[None] + self._codec_pad,
         ]
@@ -133,7 +133,7 @@ class Prompts:
             else ["codec.think", "codec.think_bos", "", "codec.think_eos"]
         )
         prefix = [ids[entry] if entry else int(spoken or 0) for entry in think]
-        made = self._tables.codec([*prefix, *([self.speakers[name]] if name else [])])
+        made = self.tables.codec([*prefix, *([self.speakers[name]] if name else [])])
         if speaker is None or name:
             return made
         if np.shape(speaker) != self._pad.shape:
@@ -149,14 +149,14 @@ class Prompts:
         for block in blocks:
             if len(block):
                 count += len(block)
-                yield from self._tables.text(block)
+                yield from self.tables.text(block)
         if not count:
             raise ValueError("the text is empty; give at least one word")
         yield self._eos
 
     def _beside(self, first: Array, rest: Iterator[Array], codes: Array, whole: bool) -> tuple[Array, Iterator[Array]]:
         """The reference beside its text and what follows (in-context learning): (rows, trailing)."""
-        spoken = np.concatenate((self._codec_bos[None], self._tables.frames(codes)))
+        spoken = np.concatenate((self._codec_bos[None], self.tables.frames(codes)))
         if whole:
             return np.concatenate((np.stack([first, *rest]) + self._codec_pad, spoken + self._pad)), iter(())
         text = np.stack([first, *islice(rest, len(spoken) - 1)])

@@ -38,12 +38,16 @@ class Words:
         if isinstance(text, str):
             if not text.strip():
                 raise ValueError("the text is empty; give at least one word")
-            ids = self._ids(TARGET, text)
+            ids = self.ids(text)
             return Text(ids[:ROLE], [ids[ROLE:-AFTER]])
         blocks = settled(text)
         before, _ = REFERENCE.split("{}")
         first = self._encode(before, next(blocks, ""))
         return Text(first[:ROLE], _then(first[ROLE:], (self._tokens.encode(block, False) for block in blocks)))
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of the whole template around what is to be said."""
+        return self._ids(TARGET, text)
 
     def reference(self, text: str) -> list[int]:
         """What is said in a reference."""
@@ -74,16 +78,16 @@ def settled(pieces: Iterable[str]) -> Iterator[str]:
     """Text that comes in any pieces, cut where whatever comes later changes no id before: at the end of a word.
 
     A space or a mark after a letter or a digit begins a new word in either way of splitting; what follows it decides
-    which, so the cut is before it.
+    which, so the cut is before it. Of white space alone nothing is left.
     """
-    held = ""
+    held, begun = "", False
     for piece in pieces:
         held += piece
         kinds = [unicodedata.category(char)[0] for char in held]
         cuts = (i for i in range(len(held) - 1, 0, -1) if kinds[i - 1] in "LN" and kinds[i] in "ZPS")
         cut = next(cuts, 0)
-        if cut and held[:cut].strip():
+        if cut:
             yield held[:cut]
-            held = held[cut:]
-    if held:
+            held, begun = held[cut:], True
+    if held and (begun or held.strip()):
         yield held

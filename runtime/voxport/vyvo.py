@@ -40,7 +40,7 @@ Named = str | Voice | None
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """How one call of `say` goes."""
 
     chosen: Settings
@@ -96,7 +96,7 @@ class Speaker:
         for this call. ValueError in one line: empty text, text longer than the context, an unknown setting.
         """
         speaker = self._speaker(voice, ref_audio, ref_text)
-        plan = self._plan(speaker, greedy, given)
+        plan = self.plan(speaker, greedy, given)
         if plan.chosen["use_random_voice"] and speaker is None:
             names = self.bundle.manifest.voices
             speaker = names[int(draws.uniforms(seed, "vyvo.voice", 0, 1)[0] * len(names))]
@@ -129,7 +129,7 @@ class Speaker:
         speakers = [self._speaker(v) for v in (voices or [None] * len(texts))]
         if not texts or len(speakers) != len(texts) or len({isinstance(s, Voice) for s in speakers}) != 1:
             raise ValueError(f"{len(texts)} texts, {len(speakers)} voices: wanted a voice per text, all cloned or none")
-        plan = self._plan(speakers[0], greedy, given)
+        plan = self.plan(speakers[0], greedy, given)
         prompts = [self.prompt(text, s, plan.dialect) for text, s in zip(texts, speakers, strict=True)]
         limits = [self._limit(text, prompt, plan) for text, prompt in zip(texts, prompts, strict=True)]
         most = [limit for limit, _ in limits]
@@ -162,7 +162,7 @@ class Speaker:
     def detokenize(self, tokens: Array, seed: int = 0) -> Iterator[Array]:
         """What `tokenize` made, or generated ids int [n] -> float32 [n], piece by piece. ValueError when neither."""
         plain = settings(self.bundle.manifest.sampling, [], {"fade_out": 0.0})
-        return self._decoded(self.format.codes(tokens), plain, self._noise(plain, seed))
+        return self.decoded(self.format.codes(tokens), plain, self._noise(plain, seed))
 
     def prompt(self, text: str, speaker: Named, dialect: Dialect) -> list[int]:
         """The ids of a prompt, without what the grammar forces after it. ValueError for empty text."""
@@ -174,13 +174,17 @@ class Speaker:
 
     # ------------------------------------------------------------------------------------------------- one call
 
+    def resampled(self, samples: Array, rate: int) -> Array:
+        """float32 [n] at the codec's rate, as upstream (librosa) resamples: soxr at quality HQ, length rounded up."""
+        if rate == self.sample_rate:
+            return samples
+        length = -(-len(samples) * self.sample_rate // rate)
+        made = soxr.resample(samples, rate, self.sample_rate, quality="HQ")[:length]
+        return np.pad(made, (0, length - len(made))).astype(np.float32)
+
     def _codes(self, samples: Array, rate: int) -> Array:
-        """[frames, codes per frame]; upstream reads with librosa: soxr at its quality HQ, rounded up in length."""
-        if rate != self.sample_rate:
-            length = -(-len(samples) * self.sample_rate // rate)
-            made = soxr.resample(samples, rate, self.sample_rate, quality="HQ")[:length]
-            samples = np.pad(made, (0, length - len(made))).astype(np.float32)
-        return self.codec.interleave(self.codec.encode(samples))
+        """[frames, codes per frame]"""
+        return self.codec.interleave(self.codec.encode(self.resampled(samples, rate)))
 
     def _speaker(self, voice: Named, ref_audio: str | os.PathLike[str] | None = None, text: str | None = None) -> Named:
         if ref_audio is not None:
@@ -195,7 +199,7 @@ class Speaker:
                 return Voice.load(held if held.is_file() else voice)
         return voice
 
-    def _plan(self, speaker: Named, greedy: bool, given: dict[str, Setting]) -> _Plan:
+    def plan(self, speaker: Named, greedy: bool, given: dict[str, Setting]) -> Plan:
         defaults, clone = self.bundle.manifest.sampling, isinstance(speaker, Voice)
         dialect = given.get("dialect", defaults["dialect"])
         if dialect not in get_args(Dialect):
@@ -210,9 +214,9 @@ class Speaker:
         if chosen["constrained_decoding"]:
             grammar = self.format.grammar(clone, dialect, int(chosen["min_audio_frames"]))  # type: ignore[arg-type]
         limited = "max_new_tokens" in given
-        return _Plan(chosen, dialect, clone, Sampling.of(chosen), grammar, greedy, limited)  # type: ignore[arg-type]
+        return Plan(chosen, dialect, clone, Sampling.of(chosen), grammar, greedy, limited)  # type: ignore[arg-type]
 
-    def _limit(self, text: str, prompt: Sequence[int], plan: _Plan) -> tuple[int, str]:
+    def _limit(self, text: str, prompt: Sequence[int], plan: Plan) -> tuple[int, str]:
         """(ids that may be generated, what it means to reach them)."""
         limits = [(int(plan.chosen["max_new_tokens"]), LIMIT), (self._fits(prompt), CONTEXT)]
         if plan.free:
@@ -243,12 +247,12 @@ class Speaker:
     # ---------------------------------------------------------------------------------------------- ids to audio
 
     def _voiced(
-        self, speech: Speech, ids: Iterable[int], limit: tuple[int, str], plan: _Plan, seed: int
+        self, speech: Speech, ids: Iterable[int], limit: tuple[int, str], plan: Plan, seed: int
     ) -> Iterator[Array]:
         """The audio of one generation, of which `speech` is told."""
         told = self._told(speech, ids, limit, plan)
         if plan.grammar is not None and not plan.chosen["strict"]:
-            yield from self._decoded(
+            yield from self.decoded(
                 self._frames(told, len(plan.grammar.forced)), plan.chosen, self._noise(plan.chosen, seed)
             )
             return
@@ -258,9 +262,9 @@ class Speaker:
         except ValueError as error:
             speech.warn(f"no audio: {error}")
             return
-        yield from self._decoded(codes, plan.chosen, self._noise(plan.chosen, seed))
+        yield from self.decoded(codes, plan.chosen, self._noise(plan.chosen, seed))
 
-    def _told(self, speech: Speech, ids: Iterable[int], limit: tuple[int, str], plan: _Plan) -> Iterator[int]:
+    def _told(self, speech: Speech, ids: Iterable[int], limit: tuple[int, str], plan: Plan) -> Iterator[int]:
         most, why = limit
         for count, token in enumerate(ids, start=1):
             speech.said(token)
@@ -283,7 +287,7 @@ class Speaker:
         while len(frame := np.fromiter(islice(spoken, self.format.frame), np.int64)) == self.format.frame:
             yield self.format.frames(frame)[0]
 
-    def _decoded(self, frames: Iterable[Array], chosen: Settings, noise: snac.Noise) -> Iterator[Array]:
+    def decoded(self, frames: Iterable[Array], chosen: Settings, noise: snac.Noise) -> Iterator[Array]:
         """Codes, frame by frame -> float32 [n] as soon as it is settled; the end fades out."""
         stream = self.codec.stream(noise, chosen["codec_schedule"])  # type: ignore[arg-type]
         first = self.codec.delay // (self.codec.frame * self.codec.hop) + 1

@@ -1,7 +1,9 @@
-"""The Qwen3-TTS talker and what goes into it: a Qwen3 decoder that is fed embeds and speaks code 0 (facts/qwen3tts.md 4).
+"""The Qwen3-TTS talker and what goes into it: a Qwen3 decoder that takes embeds and says code 0 (facts/qwen3tts.md 4).
 
 Its rotary positions have three rows that are always equal, so they are plain ones and count tokens.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from voxport_exporters.weights import Weights, later
 
 CHUNK = 1 << 13  # rows of the text table in flight while it is projected
 
-ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
 
 class Talker(nn.Module):

@@ -1,0 +1,324 @@
+"""VyvoTTS: how its goldens are fed, and in which layout upstream wrote them (facts/vyvo.md; fixtures' golden.json).
+
+Two kinds of runs: free ones, whose tokens are compared, and forced ones, in which upstream's own ids go in step by
+step, so that one choice that differs cannot hide what follows. Taps (layers) come from the torch nets only.
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from voxport import bounds, snac
+from voxport.bounds import Bound
+from voxport.bundle import Bundle, Manifest
+from voxport.lm import Grammar
+from voxport.sampler import Sampling
+from voxport.session import Array, State
+from voxport.speak import recording
+from voxport.text import left_padded
+from voxport.vyvo import Speaker
+from voxport.vyvo_format import Voice
+from voxport_parity.trace import Golden, Trace
+
+INPUTS = re.compile(r".*\.(noise\d|u)$")  # draws that upstream made: handed to us, so nothing to compare
+TAPS = re.compile(r"^(prefill|step1)\.hidden\d+$|^decode\.(layer\d+|z_q)$|^encode\.(block\d+|z)$")  # of torch nets
+BEST = 8  # logits of a step that the goldens keep
+MANY = 16  # of a row of the batch
+UNREACHED = -1e9  # upstream's stand-in where the grammar allows one id only
+SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
+
+Run = tuple[list[int], Sampling, Grammar | None, int]  # prompt, how to choose, grammar, limit
+
+
+def bound(name: str) -> Bound:
+    kind = name.rpartition(".")[2]
+    if kind == "wav24k":
+        return bounds.RESAMPLED
+    if kind in ("wav", "wav_faded_tail", "window_chunks"):
+        return bounds.SNAC_AUDIO
+    if name.startswith(("decode.", "encode.")) and TAPS.match(name):
+        return bounds.SNAC_LAYER
+    if kind == "probs":
+        return bounds.VYVO_CHANCES
+    return bounds.VYVO_LOGITS if _is_score(kind) else bounds.EQUAL
+
+
+def rounded(name: str) -> Bound | None:
+    """Of a quantized graph to the net that rounds as it does. One activation that rounds the other way may change which
+    id is best, and every id after it: what was chosen freely is told, not judged; forced runs are."""
+    stages = ("generate", "deinterleave", "clone", "lm")
+    if _is_score(name.rpartition(".")[2]) and stage(name) in stages:
+        return bounds.QUANTIZED_LM
+    chosen = name.endswith(("_ids", ".tokens", ".probs")) and stage(name) in ("generate", "lm")
+    return None if chosen or stage(name) == "deinterleave" or name.startswith("clone.row0.codes") else bound(name)
+
+
+def _is_score(kind: str) -> bool:
+    return re.fullmatch(r".*(hidden\d*|_last|_state|key|value|logits?|scores)", kind) is not None
+
+
+def stage(name: str) -> str:
+    group, _, kind = name.partition(".")
+    if group in ("prefill", "step1", "batch") and kind != "input_id":
+        return "lm"
+    if group in ("decode", "encode"):
+        return f"codec_{group}"
+    if group == "stream":
+        return "codec_decode"
+    if kind.startswith("row0."):
+        return "codec_decode" if kind.endswith("wav") else "deinterleave"
+    if kind.startswith("codes"):
+        return "deinterleave"
+    generated = kind and group in ("greedy", "sampled", "unconstrained", "clone")
+    return "generate" if generated and kind not in ("input_ids", "attention_mask") else "frontend"
+
+
+def without_golden(manifest: Manifest) -> Golden:
+    """Inputs for a checkpoint nobody has goldens for: a sentence, eight frames of codes, and draws."""
+    rng, ids, rates = np.random.default_rng(0), manifest.tokens, (8, 64, 256, 512)
+    frames = 8
+    codes = rng.integers(0, manifest.schedule["codec.codes"], (frames, 7))
+    spoken = (codes + ids["AUDIO_TOKENS_START"] + manifest.schedule["codec.codes"] * np.arange(7)).reshape(-1)
+    tokens = np.concatenate(([ids["START_OF_AI"], ids["START_OF_SPEECH"]], spoken))[None]
+    levels = (codes[:, [0]], codes[:, [1, 4]], codes[:, [2, 3, 5, 6]])
+    given = {f"greedy.codes{i}": level.reshape(1, -1) for i, level in enumerate(levels)}
+    given |= {f"decode.noise{i}": rng.standard_normal(frames * 4 * r, np.float32) for i, r in enumerate(rates)}
+    given |= {"greedy.tokens": tokens, "sampled.tokens": tokens, "sampled.u": rng.random((1, tokens.size), np.float32)}
+    given["ref.wav24k"] = (rng.standard_normal(24000) * 0.1).astype(np.float32)
+    notes = {"texts": {"text": "The quick brown fox.", "voice": "zoe"}, "generation": {}}
+    return Golden(given, notes, None)  # type: ignore[arg-type]
+
+
+def trace(bundle: Bundle, golden: Golden) -> Trace:
+    """Everything the bundle can produce of the golden's names."""
+    speaker, tensors = Speaker(bundle, threads=1), golden.tensors
+    made = _frontend(speaker, golden)
+    runs = _runs(speaker, golden)
+    for name, run in runs.items():
+        made |= _free(speaker, tensors, name, run)
+        if name != "unconstrained":
+            made |= _forced(speaker, tensors[f"{name}.tokens"][0].tolist(), name, run)
+    made |= _calls(speaker, bundle, runs["greedy"][0]) | _batch(bundle, speaker, runs)
+    made |= _encoded(speaker, bundle, tensors["ref.wav24k"])
+    made |= _decoded(bundle, speaker, tensors) | dict(_audio(speaker, tensors))
+    wanted = tensors.keys()
+    return {n: _cut(v, tensors[n]) if n in wanted and TAPS.match(n) else v for n, v in made.items()}
+
+
+def streamed(bundle: Bundle, golden: Golden) -> Trace:
+    """The audio again, its codes fed in pieces of random length; and the tokens of a listener who takes it by frame."""
+    speaker, texts = Speaker(bundle, threads=1), golden.notes["texts"]
+    made = dict(_audio(speaker, golden.tensors, np.random.default_rng(0)))
+    limit = golden.tensors["greedy.tokens"].shape[1]
+    speech = speaker.say(texts["text"], greedy=True, max_new_tokens=limit, chunk_frames=1)
+    speech.samples()
+    return made | {"greedy.tokens": speech.tokens[None]}
+
+
+# ---------------------------------------------------------------------------------------------------- text to ids
+
+
+def _frontend(speaker: Speaker, golden: Golden) -> Trace:
+    texts = golden.notes["texts"]
+    prompts = [speaker.prompt(texts["text"], voice, "current") for voice in (None, texts["voice"])]
+    ids, pads = left_padded(prompts, speaker.format.ids["PAD_TOKEN"])
+    made = {
+        "prompt_ids": np.array([prompts[0]]),
+        "prompt_ids_voice": np.array([prompts[1]]),
+        "batch_ids": ids,
+        "batch_mask": (np.arange(ids.shape[1]) >= pads[:, None]).astype(np.int64),
+    }
+    if "clone.input_ids" in golden.tensors:
+        friend, target = _friend(speaker, golden), texts["clone_targets"][0]
+        made["clone.input_ids"] = np.array([speaker.prompt(target, friend, "current")])
+        made["clone.attention_mask"] = np.ones_like(made["clone.input_ids"])
+        made["clone_legacy.input_ids"] = np.array([speaker.prompt(target, friend, "classic")])
+        made["ref.wav24k"] = speaker.resampled(*recording(_reference(golden)))
+    return made
+
+
+def _friend(speaker: Speaker, golden: Golden) -> Voice:
+    return speaker.enroll(_reference(golden), golden.notes["texts"]["clone_ref"])
+
+
+def _reference(golden: Golden) -> str:
+    return str(golden.folder / golden.notes["files"]["reference"].split()[0])
+
+
+# ---------------------------------------------------------------------------------------------------- ids to ids
+
+
+def _runs(speaker: Speaker, golden: Golden) -> dict[str, Run]:
+    texts, notes = golden.notes["texts"], golden.notes["generation"]
+
+    def run(name: str, text: str, voice: str | Voice | None, **given: bool) -> Run:
+        said = notes.get(name, {}).get("settings", {})
+        most = golden.tensors[f"{name}.tokens"].shape[1] if not said else 0
+        limit = {"max_new_tokens": most} if most else {}
+        plan = speaker.plan(voice, True, {k: said[k] for k in SETTINGS if k in said} | limit | given)
+        return speaker.prompt(text, voice, "current"), plan.sampling, plan.grammar, int(plan.chosen["max_new_tokens"])
+
+    runs = {"greedy": run("greedy", texts["text"], None), "sampled": run("sampled", texts["text"], texts["voice"])}
+    if "unconstrained.tokens" in golden.tensors:
+        runs["unconstrained"] = run("unconstrained", texts["text"], None, constrained_decoding=False)
+    if "clone.tokens" in golden.tensors:
+        runs["clone"] = run("clone", texts["clone_targets"][0], _friend(speaker, golden))
+    return runs
+
+
+def _free(speaker: Speaker, tensors: Trace, name: str, run: Run) -> Trace:
+    """What is generated, and the codes in it."""
+    prompt, sampling, grammar, limit = run
+    u = tensors.get(f"{name}.u")
+    limit = limit if u is None else min(limit, u.shape[1])  # upstream drew no more
+    tokens = np.stack(list(speaker.model.generate([prompt], [limit], sampling, grammar, u)), axis=1)
+    made = {f"{name}.tokens": tokens}
+    if grammar is not None:
+        end = speaker.format.end
+        spoken = tokens[0, len(grammar.forced) :]
+        spoken = spoken[spoken != end]
+        whole = spoken[: len(spoken) // speaker.format.frame * speaker.format.frame]
+        levels = speaker.codec.deinterleave(speaker.format.frames(whole).reshape(-1))
+        prefix = "clone.row0" if name == "clone" else name
+        made |= {f"{prefix}.codes{i}": level[None] for i, level in enumerate(levels)}
+    return made
+
+
+def _forced(speaker: Speaker, tokens: list[int], name: str, run: Run) -> Trace:
+    """Every step's best logits, best scores and, where ids were drawn, chances."""
+    prompt, sampling, grammar, _ = run
+    assert grammar is not None
+    said = np.zeros(speaker.model.vocabulary, bool)
+    said[prompt] = True
+    steps: dict[str, list[Array]] = {}
+    chances: list[tuple[Array, Array]] = []
+    for step, (hidden, token) in enumerate(zip(speaker.model.read(prompt, tokens), tokens, strict=True)):
+        whole = speaker.model.logits("head", hidden)[0]
+        ids, scores = np.array([token]), whole[[token]]
+        if step >= len(grammar.forced):
+            ids, rows = speaker.model.allowed(hidden, grammar, step)
+            scores = rows[0]
+        scores = sampling.penalized(scores, said[ids])
+        best = np.argsort(-whole, kind="stable")[:BEST]
+        two = np.append(np.sort(scores)[::-1][:2], np.float32(UNREACHED))[:2]
+        seen = {"raw_top8_ids": best, "raw_top8_logits": whole[best], "chosen_raw_logit": whole[token]}
+        for key, value in (seen | {"top2_scores": two.astype(np.float32)}).items():
+            steps.setdefault(f"{name}.{key}", []).append(value)
+        kept, p = sampling.chances(scores)
+        order = np.argsort(-p, kind="stable")
+        chances.append((ids[kept[order]], p[order]))
+        said[token] = True
+    made = {key: np.stack(values)[None] for key, values in steps.items()}
+    if name == "sampled":
+        del made["sampled.top2_scores"]
+        most = max(len(p) for _, p in chances)
+        ids = [np.pad(i, (0, most - len(i)), constant_values=-1) for i, _ in chances]
+        made["sampled.prob_ids"] = np.stack(ids)[None]
+        made["sampled.probs"] = np.stack([np.pad(p, (0, most - len(p))) for _, p in chances])[None]
+    return made
+
+
+def _calls(speaker: Speaker, bundle: Bundle, prompt: list[int]) -> Trace:
+    """The prompt in one call, then one step, layer by layer."""
+    lm, none = bundle.session("lm"), np.zeros(1, np.int64)
+    state = lm.start(batch=1, capacity=len(prompt) + 1)
+    first = speaker.format.ids["START_OF_AI"]
+    made: Trace = {"step1.input_id": np.array([[first]])}
+    # upstream keeps a column more of each convolution than is ever read: the first of those one token before
+    _, before = lm(state.copy(), tokens=np.array([prompt[:-1]]), past=none, pads=none)
+    for call, ids, past in (("prefill", prompt, 0), ("step1", [first], len(prompt))):
+        out, state = lm(state, tokens=np.array([ids]), past=np.array([past]), pads=none)
+        made |= {f"{call}.{name}": value for name, value in getattr(lm, "taps", {}).items()}
+        if call == "prefill":
+            made["prefill.logits_last"] = speaker.model.logits("head", out["hidden"])
+        made |= _caches(call, state, before, past + len(ids))
+        before = state.copy()
+    return made
+
+
+def _caches(call: str, state: State, before: State, total: int) -> Iterator[tuple[str, Array]]:
+    for name, array in state.items():
+        kind, _, layer = name.partition(".")
+        if kind == "conv":
+            columns = np.concatenate((before[name][:, :1], array), axis=1).transpose(0, 2, 1)
+            yield f"{call}.layer{layer}.conv_state", columns
+        else:
+            yield f"{call}.layer{layer}.{kind.removesuffix('s')}", array[:, :, :total].copy()
+
+
+def _batch(bundle: Bundle, speaker: Speaker, runs: dict[str, Run]) -> Trace:
+    ids, pads = left_padded([runs[name][0] for name in ("greedy", "sampled")], speaker.format.ids["PAD_TOKEN"])
+    lm = bundle.session("lm")
+    state = lm.start(batch=2, capacity=ids.shape[1])
+    hidden = lm(state, tokens=ids, past=np.zeros(1, np.int64), pads=pads)[0]["hidden"]
+    logits = speaker.model.logits("head", hidden)
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :MANY]
+    return {
+        "batch.hidden_last": hidden,
+        "batch.top_ids": best,
+        "batch.top_logits": np.take_along_axis(logits, best, axis=1),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- codec
+
+
+def _levels(tensors: Trace, group: str) -> list[Array]:
+    return [tensors[f"{group}.codes{i}"][0].astype(np.int64) for i in range(3)]
+
+
+def _noise(tensors: Trace, group: str) -> list[Array]:
+    return [tensors[f"{group}.noise{i}"].reshape(-1) for i in range(4)]
+
+
+def _encoded(speaker: Speaker, bundle: Bundle, samples: Array) -> Trace:
+    """The reference in one call, layer by layer, and its codes as the runtime finds them, in windows."""
+    encoder = bundle.session("codec_encode")
+    unit = int(encoder.stage.inputs[0].shape[1])
+    whole = np.pad(samples, (0, -len(samples) % unit)).reshape(-1, unit)
+    codes, _ = encoder(encoder.start(), audio=whole)
+    made = {f"encode.{name.replace('.', '')}": value.reshape(1, -1) for name, value in codes.items()}
+    made["encode.interleaved"] = speaker.tokenize(samples, speaker.sample_rate)
+    return made | getattr(encoder, "taps", {})
+
+
+def _decoded(bundle: Bundle, speaker: Speaker, tensors: Trace) -> Trace:
+    """The decoder in one call, from the start to past the end: layer by layer."""
+    codec, decoder = speaker.codec, bundle.session("codec_decode")
+    levels, columns = _levels(tensors, "greedy"), len(tensors["greedy.codes0"][0]) * codec.frame
+    past = -(-codec.delay // codec.hop // codec.unit) * codec.unit
+    codes = np.stack([np.pad(x.repeat(s), (0, past)) for x, s in zip(levels, codec.strides, strict=True)])
+    real = np.pad(np.ones(columns, np.float32), (0, past))
+    noise = [np.pad(x, (0, past * len(x) // columns)) for x in _noise(tensors, "decode")]
+    units = len(real) // codec.unit
+    feed = {f"noise.{i}": x.reshape(units, -1) for i, x in enumerate(noise)}
+    decoder(decoder.start(), codes=codes.reshape(len(codes), units, -1), real=real.reshape(units, -1), **feed)
+    return dict(getattr(decoder, "taps", {}))
+
+
+def _audio(speaker: Speaker, tensors: Trace, pieces: np.random.Generator | None = None) -> Iterator[tuple[str, Array]]:
+    """Upstream's codes and draws as the runtime decodes them: at once, or in pieces of random length."""
+    codec = speaker.codec
+
+    def play(group: str, draws: str, schedule: snac.Schedule = "exact") -> Array:
+        codes = codec.interleave(_levels(tensors, group)).reshape(-1)
+        stream = codec.stream(snac.given(_noise(tensors, draws)), schedule)
+        cuts = [] if pieces is None else np.cumsum(pieces.integers(0, 12, len(codes)))
+        fed = [stream.feed(piece) for piece in np.split(codes, np.minimum(cuts, len(codes)).astype(int))]
+        return np.concatenate([*fed, stream.flush()])
+
+    frame = codec.frame * codec.hop
+    yield "decode.wav", play("greedy", "decode").reshape(1, 1, -1)
+    yield "stream.window_chunks", play("greedy", "decode", "orpheus").reshape(-1, 1, frame)
+    spoken = codec.interleave(_levels(tensors, "greedy"))
+    chosen = speaker.plan(None, True, {"chunk_frames": 4 if pieces is None else 1}).chosen
+    faded = np.concatenate(list(speaker.decoded(spoken, chosen, snac.given(_noise(tensors, "decode")))))
+    yield "decode.wav_faded_tail", faded[-frame:].reshape(1, 1, -1)
+    if "clone.row0.wav" in tensors:
+        yield "clone.row0.wav", play("clone.row0", "clone.row0").reshape(1, 1, -1)
+
+
+def _cut(value: Array, wanted: Array) -> Array:
+    """A tap, of which upstream's golden keeps the first columns."""
+    return value[..., : wanted.shape[-1]]
