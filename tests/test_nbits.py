@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from voxport_exporters import nbits
+from voxport_exporters import lookup, nbits
 from voxport_exporters.part import OPSET, TARGETS
 from voxport_exporters.store import Store
 from voxport_exporters.weights import Weights, built, deferred, deferring, later, reading
@@ -107,8 +107,8 @@ def test_table_rows_are_int8() -> None:
         [numpy_helper.from_array(table, "t")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    assert nbits.tables(model) == ["t"]
-    nbits.rows(model, {"t": "int8row"}, Store(model))
+    assert lookup.tables(model) == ["t"]
+    lookup.rows(model, {"t": "int8row"}, Store(model))
     got = run(model, ids=np.arange(50))
     assert (np.abs(got - table) <= np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-7).all()
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import voxport
 from voxport.bundle import FORMAT, Bundle, Fidelity, Manifest, Setting, Source, StageRecord, record, writing
-from voxport_exporters import lockfile, nbits, quantize
+from voxport_exporters import lockfile, lookup, nbits, quantize
 from voxport_exporters.part import Part, check, export
 from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.store import Array, Store, Written
@@ -120,7 +120,7 @@ def save(
     flops = part.flops()
     reads = Counter(weight for node in model.graph.node for weight in node.input)  # a loop that is unrolled: many
     cost = {x: flops.get(x.weight.rpartition(".")[0], 0) // reads[x.weight] for x in quantize.layers(model)}
-    tables = {t: recipe.kind(name, t) for t in nbits.tables(model) if recipe.kind(name, t) in nbits.ROWS}
+    tables = {t: recipe.kind(name, t) for t in lookup.tables(model) if recipe.kind(name, t) in lookup.ROWS}
     chosen = {x: recipe.of(name, x.weight) for x in cost if recipe.kind(name, x.weight) in LEAST_DB}
     error = speed = None
     if chosen:
@@ -138,11 +138,11 @@ def save(
         if failed and gate:
             chosen = {}
     _rewrite(model, {x.weight: rule for x, rule in chosen.items()}, target, store)
-    nbits.rows(model, tables, store)
+    lookup.rows(model, tables, store)
     store.finish()
     check(model, part.stage, target)
     eight = sum(cost[x] for x in chosen)
-    looked_up = set(nbits.tables(model))
+    looked_up = set(lookup.tables(model))
     reads = Counter(weight for node in model.graph.node for weight in node.input)
     stage = StageRecord(
         weight_bytes=sum(reads[i.name] * _bytes(i) for i in model.graph.initializer if i.name not in looked_up),

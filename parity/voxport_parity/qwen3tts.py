@@ -27,7 +27,6 @@ from voxport_parity.trace import Golden, Trace
 FILTERED = np.float32(-1e30)  # how the goldens write a score that was taken out
 ABOUT = ("api", "note", "template")  # what a run's settings say beside the settings
 MAIN = ("icl", "cv_nonstream")  # the run whose codes the codec's goldens decode
-COUNT = 6  # steps of a run whose scores are compared when codes are not the model's own
 Seen = dict[str, list[Mapping[str, Array]]]
 CHUNKED = re.compile(r"dec\.chunked_(\d+)_(\d+)_wav")
 
@@ -122,16 +121,14 @@ class _Run:
         return self._named(made)
 
     def forced(self) -> Trace:
-        """While the golden's codes are said."""
-        prompt, made = self._prompt(None)
-        if not self._has("codes"):
-            return self._named(made)
-        codes = self.golden.tensors[f"{self.name}.codes"].astype(np.int64)
+        """While the golden's codes are said, or any."""
+        (prompt, made), model = self._prompt(None), self.speaker.model
+        codes = self.golden.tensors.get(f"{self.name}.codes", np.arange(8 * model.books).reshape(8, -1) % model.size)
         seen: Seen = {"talker": [], "predictor": []}
-        for kind, outputs in self.speaker.model.read(prompt, codes):
+        hidden = self.golden.tensors.get(f"{self.name}.past_hidden")  # so that one stage's rounding stays its own
+        for kind, outputs in model.read(prompt, codes.astype(np.int64), hidden):
             seen[kind].append(outputs)
-        # the golden's last token has no frame, so there is a step less than in its runs: compared are the first
-        return self._named(made | {name: array[:COUNT] for name, array in _joined(seen).items()})
+        return self._named(made | _joined(seen))
 
     def prefilled(self, bundle: Bundle) -> Trace:
         """The talker's layers and caches after the prompt."""
@@ -203,12 +200,9 @@ class _Run:
 
     def _named(self, made: Trace) -> Trace:
         """Under the goldens' names, cut to what they hold (of secondary runs the first rows)."""
-        out = Trace()
-        for name, array in made.items():
-            key = f"{self.name}.{name}"
-            rows = len(self.golden.tensors[key]) if self._has(name) and name.endswith(("logits", "scores")) else None
-            out[key] = array[:rows]
-        return out
+        cut = [n for n in made if n.endswith(("logits", "scores")) and self._has(n)]
+        made |= {n: made[n][: len(self.golden.tensors[f"{self.name}.{n}"])] for n in cut}
+        return {f"{self.name}.{n}": array for n, array in made.items()}
 
 
 def _joined(seen: Seen) -> Trace:
@@ -243,11 +237,10 @@ def _kept(sampling: Sampling, scores: Array, ids: Array, whole: Array) -> Array:
 
 
 def _cut(text: str, rng: np.random.Generator) -> Iterator[str]:
-    at = 0
-    while at < len(text):
+    while text:
         size = int(rng.integers(0, 7))
-        yield text[at : at + size]
-        at += size
+        yield text[:size]
+        text = text[size:]
 
 
 # -------------------------------------------------------------------------------------------------- single stages

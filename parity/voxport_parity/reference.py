@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from voxport.bundle import Bundle
 from voxport.session import Array, Session, State
-from voxport_exporters import nbits, quantize
+from voxport_exporters import lookup, nbits, quantize
 from voxport_exporters.part import Part
 from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.taps import tapped
@@ -100,8 +100,8 @@ class _Rounding(TorchFunctionMode):
     def _product(self, weight: nn.Parameter) -> Callable[[Tensor], Tensor]:
         if id(weight) not in self._made:
             rule, values = self._rules[id(weight)], weight.detach().numpy()
-            if rule.kind in nbits.ROWS:
-                table = torch.from_numpy(nbits.rounded_rows(values, rule.kind))
+            if rule.kind in lookup.ROWS:
+                table = torch.from_numpy(lookup.rounded_rows(values, rule.kind))
                 self._made[id(weight)] = lambda ids: F.embedding(ids, table)
             else:
                 self._made[id(weight)] = _tensor_wise(values) if rule.kind == "int8" else self._block_wise(values, rule)

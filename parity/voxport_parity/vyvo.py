@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from voxport import bounds, snac
+from voxport import bounds
 from voxport.bounds import Bound
 from voxport.bundle import Bundle, Manifest
 from voxport.lm import Grammar
@@ -19,6 +19,7 @@ from voxport.speak import recording
 from voxport.text import left_padded
 from voxport.vyvo import Speaker
 from voxport.vyvo_format import Voice
+from voxport_parity import vyvo_codec
 from voxport_parity.trace import Golden, Trace
 
 INPUTS = re.compile(r".*\.(noise\d|u)$")  # draws that upstream made: handed to us, so nothing to compare
@@ -82,7 +83,7 @@ def without_golden(manifest: Manifest) -> Golden:
     spoken = (codes + ids["AUDIO_TOKENS_START"] + manifest.schedule["codec.codes"] * np.arange(7)).reshape(-1)
     tokens = np.concatenate(([ids["START_OF_AI"], ids["START_OF_SPEECH"]], spoken))[None]
     levels = (codes[:, [0]], codes[:, [1, 4]], codes[:, [2, 3, 5, 6]])
-    given = {f"greedy.codes{i}": level.reshape(1, -1) for i, level in enumerate(levels)}
+    given: Trace = {f"greedy.codes{i}": level.reshape(1, -1) for i, level in enumerate(levels)}
     given |= {f"decode.noise{i}": rng.standard_normal(frames * 4 * r, np.float32) for i, r in enumerate(rates)}
     given |= {"greedy.tokens": tokens, "sampled.tokens": tokens, "sampled.u": rng.random((1, tokens.size), np.float32)}
     given["ref.wav24k"] = (rng.standard_normal(24000) * 0.1).astype(np.float32)
@@ -100,8 +101,8 @@ def trace(bundle: Bundle, golden: Golden) -> Trace:
         if name != "unconstrained":
             made |= _forced(speaker, tensors[f"{name}.tokens"][0].tolist(), name, run)
     made |= _calls(speaker, bundle, runs["greedy"][0]) | _batch(bundle, speaker, runs)
-    made |= _encoded(speaker, bundle, tensors["ref.wav24k"])
-    made |= _decoded(bundle, speaker, tensors) | dict(_audio(speaker, tensors))
+    made |= vyvo_codec.encoded(speaker, bundle, tensors["ref.wav24k"])
+    made |= vyvo_codec.decoded(bundle, speaker, tensors) | dict(vyvo_codec.audio(speaker, tensors))
     wanted = tensors.keys()
     return {n: _cut(v, tensors[n]) if n in wanted and TAPS.match(n) else v for n, v in made.items()}
 
@@ -109,7 +110,7 @@ def trace(bundle: Bundle, golden: Golden) -> Trace:
 def streamed(bundle: Bundle, golden: Golden) -> Trace:
     """The audio again, its codes fed in pieces of random length; and the tokens of a listener who takes it by frame."""
     speaker, texts = Speaker(bundle, threads=1), golden.notes["texts"]
-    made = dict(_audio(speaker, golden.tensors, np.random.default_rng(0)))
+    made = dict(vyvo_codec.audio(speaker, golden.tensors, np.random.default_rng(0)))
     limit = golden.tensors["greedy.tokens"].shape[1]
     speech = speaker.say(texts["text"], greedy=True, max_new_tokens=limit, chunk_frames=1)
     speech.samples()
@@ -213,8 +214,8 @@ def _forced(speaker: Speaker, tokens: list[int], name: str, run: Run) -> Trace:
     if name == "sampled":
         del made["sampled.top2_scores"]
         most = max(len(p) for _, p in chances)
-        ids = [np.pad(i, (0, most - len(i)), constant_values=-1) for i, _ in chances]
-        made["sampled.prob_ids"] = np.stack(ids)[None]
+        drawn = [np.pad(i, (0, most - len(i)), constant_values=-1) for i, _ in chances]
+        made["sampled.prob_ids"] = np.stack(drawn)[None]
         made["sampled.probs"] = np.stack([np.pad(p, (0, most - len(p))) for _, p in chances])[None]
     return made
 
@@ -259,64 +260,6 @@ def _batch(bundle: Bundle, speaker: Speaker, runs: dict[str, Run]) -> Trace:
         "batch.top_ids": best,
         "batch.top_logits": np.take_along_axis(logits, best, axis=1),
     }
-
-
-# --------------------------------------------------------------------------------------------------------- codec
-
-
-def _levels(tensors: Trace, group: str) -> list[Array]:
-    return [tensors[f"{group}.codes{i}"][0].astype(np.int64) for i in range(3)]
-
-
-def _noise(tensors: Trace, group: str) -> list[Array]:
-    return [tensors[f"{group}.noise{i}"].reshape(-1) for i in range(4)]
-
-
-def _encoded(speaker: Speaker, bundle: Bundle, samples: Array) -> Trace:
-    """The reference in one call, layer by layer, and its codes as the runtime finds them, in windows."""
-    encoder = bundle.session("codec_encode")
-    unit = int(encoder.stage.inputs[0].shape[1])
-    whole = np.pad(samples, (0, -len(samples) % unit)).reshape(-1, unit)
-    codes, _ = encoder(encoder.start(), audio=whole)
-    made = {f"encode.{name.replace('.', '')}": value.reshape(1, -1) for name, value in codes.items()}
-    made["encode.interleaved"] = speaker.tokenize(samples, speaker.sample_rate)
-    return made | getattr(encoder, "taps", {})
-
-
-def _decoded(bundle: Bundle, speaker: Speaker, tensors: Trace) -> Trace:
-    """The decoder in one call, from the start to past the end: layer by layer."""
-    codec, decoder = speaker.codec, bundle.session("codec_decode")
-    levels, columns = _levels(tensors, "greedy"), len(tensors["greedy.codes0"][0]) * codec.frame
-    past = -(-codec.delay // codec.hop // codec.unit) * codec.unit
-    codes = np.stack([np.pad(x.repeat(s), (0, past)) for x, s in zip(levels, codec.strides, strict=True)])
-    real = np.pad(np.ones(columns, np.float32), (0, past))
-    noise = [np.pad(x, (0, past * len(x) // columns)) for x in _noise(tensors, "decode")]
-    units = len(real) // codec.unit
-    feed = {f"noise.{i}": x.reshape(units, -1) for i, x in enumerate(noise)}
-    decoder(decoder.start(), codes=codes.reshape(len(codes), units, -1), real=real.reshape(units, -1), **feed)
-    return dict(getattr(decoder, "taps", {}))
-
-
-def _audio(speaker: Speaker, tensors: Trace, pieces: np.random.Generator | None = None) -> Iterator[tuple[str, Array]]:
-    """Upstream's codes and draws as the runtime decodes them: at once, or in pieces of random length."""
-    codec = speaker.codec
-
-    def play(group: str, draws: str, schedule: snac.Schedule = "exact") -> Array:
-        codes = codec.interleave(_levels(tensors, group)).reshape(-1)
-        stream = codec.stream(snac.given(_noise(tensors, draws)), schedule)
-        cuts = [] if pieces is None else np.cumsum(pieces.integers(0, 12, len(codes)))
-        fed = [stream.feed(piece) for piece in np.split(codes, np.minimum(cuts, len(codes)).astype(int))]
-        return np.concatenate([*fed, stream.flush()])
-
-    frame = codec.frame * codec.hop
-    yield "decode.wav", play("greedy", "decode").reshape(1, 1, -1)
-    yield "stream.window_chunks", play("greedy", "decode", "orpheus").reshape(-1, 1, frame)
-    spoken = codec.interleave(_levels(tensors, "greedy"))
-    chosen = speaker.plan(None, True, {"chunk_frames": 4 if pieces is None else 1}).chosen
-    faded = np.concatenate(list(speaker.decoded(spoken, chosen, snac.given(_noise(tensors, "decode")))))
-    yield "decode.wav_faded_tail", faded[-frame:].reshape(1, 1, -1)
-    if "clone.row0.wav" in tensors:
-        yield "clone.row0.wav", play("clone.row0", "clone.row0").reshape(1, 1, -1)
 
 
 def _cut(value: Array, wanted: Array) -> Array:

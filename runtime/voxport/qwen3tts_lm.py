@@ -148,19 +148,25 @@ class LanguageModel:
             with self.clock:
                 made = fed.feed("embeds", embeds)
 
-    def read(self, prompt: Prompt, codes: Array) -> Iterator[tuple[str, Mapping[str, Array]]]:
+    def read(
+        self, prompt: Prompt, codes: Array, hidden: Array | None = None
+    ) -> Iterator[tuple[str, Mapping[str, Array]]]:
         """Outputs of talker and predictor, in turn, while codes [frames, books] are said, whatever they say.
+
+        `hidden` [frames, width]: what the predictor hears in place of the talker's.
 
         As hot as `EVEN` all codes are equally likely, so a draw names the code it makes.
         """
         fed = Rows(self._talker, np.zeros(1, np.int64), len(prompt.embeds) + len(codes))
         made = fed.feed("embeds", prompt.embeds[None])
-        for frame in codes:
+        for i, frame in enumerate(codes):
             yield "talker", made
             u = ((frame[None, 1:] + 0.5) / self.size).astype(np.float32)
-            rest = self._frame(made["hidden"], frame[:1], u, EVEN)
+            heard = made["hidden"] if hidden is None else hidden[i : i + 1]
+            rest = self._frame(heard, frame[:1], u, EVEN)
             yield "predictor", rest
             made = fed.feed("embeds", (rest["embed"] + next(prompt.trailing, prompt.pad))[:, None])
+        yield "talker", made
 
     def ids(self, step: int, rule: Rule) -> Array:
         """What may be drawn as the token of a step, ascending."""
