@@ -9,7 +9,7 @@ import click
 
 from voxport.cli import BadInput, one_line
 
-SYSTEMS = ("llvc", "vyvo")
+SYSTEMS = ("llvc", "vyvo", "qwen3tts")
 
 
 @contextmanager
@@ -31,14 +31,16 @@ def exits(verb: str) -> Iterator[None]:
 @click.argument("system", type=click.Choice(SYSTEMS))
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle folder to write.")
-@click.option("--recipe", default="fp32", show_default=True, help="fp32, int8, a name the system has, or a TOML file.")
+@click.option("--recipe", help="A name the system has, or a TOML file. [fp32; qwen3tts: mixed]")
 @click.option("--codec-recipe", type=click.Choice(["fp32", "int8"]), help="vyvo: of the codec, apart. [fp32]")
 @click.option("--target", type=click.Choice(["cpu", "portable"]), default="cpu", show_default=True)
 @click.option("--gate", is_flag=True, help="Keep a stage fp32 when its quantization fails on error or speed.")
 @click.option("--variant", help="Which of several checkpoints in the folder.")
 @click.option("--config", type=click.Path(path_type=Path), help="llvc: config.json, with --weights.")
 @click.option("--weights", type=click.Path(path_type=Path), help="llvc: G_*.pth, with --config.")
-@click.option("--codec", type=click.Path(path_type=Path), help="vyvo: the codec's folder. [found in CHECKPOINT]")
+@click.option(
+    "--codec", type=click.Path(path_type=Path), help="vyvo, qwen3tts: the codec's folder. [found in CHECKPOINT]"
+)
 @click.option("--tokens", help="vyvo: lfm2, qwen3, llama3 or a yaml of upstream's. [a yaml in CHECKPOINT, or by model]")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="vyvo: the folder of tokenizer.json. [CHECKPOINT]")
 @click.option("--lora", type=click.Path(path_type=Path), help="vyvo: a LoRA adapter's folder (PEFT), merged.")
@@ -46,7 +48,7 @@ def export(
     system: str,
     checkpoint: Path,
     out: Path,
-    recipe: str,
+    recipe: str | None,
     codec_recipe: str | None,
     target: str,
     gate: bool,
@@ -66,6 +68,7 @@ def export(
       voxport export llvc checkpoints/llvc -o bundle --recipe int8
       voxport export llvc . -o bundle --config my/config.json --weights my/G_1000.pth
       voxport export vyvo checkpoints/vyvo -o bundle --recipe int4 --codec checkpoints/snac_24khz
+      voxport export qwen3tts checkpoints/0.6b-base -o bundle
     """
     with exits("export"):
         from importlib import import_module
@@ -78,7 +81,7 @@ def export(
         foreign = given.keys() - inspect.signature(module.job).parameters.keys()
         if foreign or (codec_recipe and not hasattr(module, "CODEC_RECIPES")):
             raise ValueError(f"{system} takes no --{min(foreign, default='codec-recipe')}")
-        rules = Recipe.named(recipe, module.RECIPES)
+        rules = Recipe.named(recipe or getattr(module, "DEFAULT_RECIPE", "fp32"), module.RECIPES)
         if codec_recipe:
             rules = rules.then(module.CODEC_RECIPES[codec_recipe])
         for warning in pack(module.job(checkpoint, **given), out, rules, target, gate):
