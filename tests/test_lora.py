@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from voxport_exporters import vyvo
 from voxport_exporters.lora import merge
 from voxport_exporters.weights import Weights
 
@@ -67,3 +68,23 @@ def test_foreign_adapters_are_refused(tmp_path: Path) -> None:
         merge(base(tmp_path), adapter(tmp_path / "strange", strange))
     with pytest.raises(FileNotFoundError, match="adapter_config"):
         merge(base(tmp_path), tmp_path)
+
+
+def test_export_merges_an_adapter_and_refuses_a_foreign_one(vyvo_checkpoint: Path, tmp_path: Path) -> None:
+    weights = Weights.open(vyvo_checkpoint / "lm")
+    key = next(k for k in sorted(weights.keys) if k.endswith("q_proj.weight"))
+    rows, columns = weights.shape(key)
+    name = f"base_model.model.{key.removesuffix('.weight')}"
+
+    def lora(folder: str, width: int) -> Path:
+        update = {f"{name}.lora_A.weight": torch.randn(2, width), f"{name}.lora_B.weight": torch.randn(rows, 2)}
+        return adapter(tmp_path / folder, update)
+
+    job = vyvo.job(vyvo_checkpoint, lora=lora("mine", columns))
+    plain = next(p for p in vyvo.job(vyvo_checkpoint).parts if p.stage.name == "lm").net.state_dict()
+    merged = next(p for p in job.parts if p.stage.name == "lm").net.state_dict()
+    changed = [n for n in plain if not torch.equal(plain[n], merged[n])]
+    assert len(changed) == 1  # the layer's joint q, k and v
+    assert {p.name for p in job.checkpoint} >= {"adapter_config.json", "adapter_model.safetensors"}
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors: .* another model"):
+        list(vyvo.job(vyvo_checkpoint, lora=lora("other", columns + 1)).parts)

@@ -69,7 +69,11 @@ def _scale(config: dict[str, Any], module: str, shape: tuple[int, ...]) -> float
 def _add(adapter: Weights, a: str, b: str, scale: float, weight: Tensor) -> Tensor:
     first, second = (adapter.take(key, *adapter.shape(key)) for key in (a, b))
     update = second @ first  # [out, rank] @ [rank, in]; of an embedding [width, rank] @ [rank, rows]
-    return weight.to(torch.float32) + scale * (update.T if "lora_embedding_A" in a else update)
+    update = update.T if "lora_embedding_A" in a else update
+    if update.shape != weight.shape:
+        wanted, got = list(weight.shape), list(update.shape)
+        raise ValueError(f"{adapter.source}: {a} changes a weight of shape {got}, the base has {wanted}: another model")
+    return weight.to(torch.float32) + scale * update
 
 
 def _replace(adapter: Weights, key: str, _: Tensor) -> Tensor:
