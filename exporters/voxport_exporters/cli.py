@@ -81,7 +81,7 @@ def export(
         foreign = given.keys() - inspect.signature(module.job).parameters.keys()
         if foreign or (codec_recipe and not hasattr(module, "CODEC_RECIPES")):
             raise ValueError(f"{system} takes no --{min(foreign, default='codec-recipe')}")
-        rules = Recipe.named(recipe or getattr(module, "DEFAULT_RECIPE", "fp32"), module.RECIPES)
+        rules = Recipe.named(recipe or str(getattr(module, "DEFAULT_RECIPE", "fp32")), module.RECIPES)
         if codec_recipe:
             rules = rules.then(module.CODEC_RECIPES[codec_recipe])
         for warning in pack(module.job(checkpoint, **given), out, rules, target, gate):
