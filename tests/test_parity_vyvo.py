@@ -62,9 +62,11 @@ def test_the_command_names_the_stage_of_a_wrong_token(
     assert {name.partition(".")[0] for name in wrong} == {"greedy"}  # the wrong id is what the next step was fed
 
 
-@pytest.mark.parametrize("recipe", ["int4", pytest.param("int8", marks=pytest.mark.slow)])
+# `near`: how close the reference is, of the distance to fp32. With int8 most of that distance is the rounding of
+# activations, and a rounding that tips the other way is as large as the error itself: measured 0.27 (int4 stays below 0.05).
+@pytest.mark.parametrize(("recipe", "near"), [("int4", 0.05), pytest.param("int8", 0.5, marks=pytest.mark.slow)])
 def test_a_quantized_bundle_is_the_net_that_rounds_as_it_does(
-    recipe: str, vyvo_bundles: Export, vyvo_checkpoint: Path
+    recipe: str, near: float, vyvo_bundles: Export, vyvo_checkpoint: Path
 ) -> None:
     graph, golden = Bundle(vyvo_bundles(recipe, "cpu")), Golden.of(vyvo_checkpoint)
     assert golden is not None
@@ -77,7 +79,7 @@ def test_a_quantized_bundle_is_the_net_that_rounds_as_it_does(
             assert np.abs(array - wanted[name]).max() <= most, name
     logits = got["prefill.logits_last"]
     rounds = np.abs(logits - wanted["prefill.logits_last"]).max()
-    assert rounds < 0.05 * np.abs(logits - golden.tensors["prefill.logits_last"]).max()
+    assert rounds < near * np.abs(logits - golden.tensors["prefill.logits_last"]).max()
 
 
 @pytest.mark.slow
