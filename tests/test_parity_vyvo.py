@@ -63,7 +63,7 @@ def test_the_command_names_the_stage_of_a_wrong_token(
 
 
 # `near`: how close the reference is, of the distance to fp32. With int8 most of that distance is the rounding of
-# activations, and a rounding that tips the other way is as large as the error itself: measured 0.27 (int4 stays below 0.05).
+# activations, and a rounding that tips the other way is as large as the error itself: measured 0.27.
 @pytest.mark.parametrize(("recipe", "near"), [("int4", 0.05), pytest.param("int8", 0.5, marks=pytest.mark.slow)])
 def test_a_quantized_bundle_is_the_net_that_rounds_as_it_does(
     recipe: str, near: float, vyvo_bundles: Export, vyvo_checkpoint: Path
