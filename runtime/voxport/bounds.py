@@ -21,7 +21,7 @@ EQUAL = Bound(0.0)  # integers: codes, tokens, lengths
 RESAMPLED = Bound(1e-6)
 
 LLVC_AUDIO = Bound(5e-6)
-LLVC_STATE = Bound(1e-4, 1e-5)  # activations reach 30 at the fixture's last layers, where float32 keeps 2e-6
+LLVC_STATE = Bound(1e-4, 1e-5)  # the fixture's states reach 35
 
 # Activations reach 400 in the fixture's decoder, where float32 keeps 3e-5; the next layers square and sum them.
 SNAC_AUDIO = Bound(1e-4)
@@ -32,8 +32,9 @@ VYVO_LOGITS = Bound(2e-4)  # logits of size 10, and what six layers hand on
 VYVO_CHANCES = Bound(1e-5)
 
 
-# The same graph on another machine: kernels sum in another order. A uint8 activation that rounds the other way is
-# one step of 255 off and spreads from there (LLVC fixture: 1 flip in 1e5 roundings, audio 2e-3).
+# The same graph on another machine: kernels sum in another order, and a uint8 activation that rounds the other way is
+# one step of 255 off and spreads from there. No second kind of machine was at hand: INT8 is chosen from what such
+# roundings do to the LLVC fixture here, graph against reference (audio 2.3e-3), FP32 from graph against net (1.4e-6).
 VERIFY_FP32 = Bound(2e-5)
 VERIFY_INT8 = Bound(2e-2)
 # A quantized graph against float arithmetic that rounds as it does: the same flips (measured 2.3e-3 of the peak; the
