@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import voxport
 from voxport.bundle import FORMAT, Bundle, Fidelity, Manifest, Setting, Source, StageRecord, record, writing
-from voxport_exporters import lockfile, lookup, nbits, quantize
+from voxport_exporters import caches, lockfile, lookup, nbits, quantize
 from voxport_exporters.part import Part, check, export
 from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.store import Array, Store, Written
@@ -115,6 +115,7 @@ def save(
     `written`: what earlier stages wrote there; their weights are shared, not repeated.
     """
     name = part.stage.name
+    quantize.prepare(part.net, lambda weight: recipe.kind(name, weight) == "int8")
     model = export(part, target)
     store = Store(model, part.net, folder / f"{name}.onnx.data", written)
     flops = part.flops()
@@ -136,15 +137,18 @@ def save(
         kinds = "+".join(sorted({r.kind for r in chosen.values()}))
         warnings += [f"stage {name}, {kinds}: {why}" + ("; kept fp32" if gate else "") for why in failed]
         if failed and gate:
-            chosen = {}
+            kept = [Rule("fp32", stage=name, weights=weight) for weight in rules]
+            return save(part, folder, Recipe(recipe.name, [*recipe.rule, *kept]), target, warnings, gate, written)
     _rewrite(model, {x.weight: rule for x, rule in chosen.items()}, target, store)
     lookup.rows(model, tables, store)
+    states = [s for s in caches.of(model, part.stage) if recipe.kind(name, s) == caches.KIND]
+    stage = caches.int8(model, part.stage, caches.scales(part, states), store) if states else part.stage
     store.finish()
-    check(model, part.stage, target)
+    check(model, stage, target)
     eight = sum(cost[x] for x in chosen)
     looked_up = set(lookup.tables(model))
     reads = Counter(weight for node in model.graph.node for weight in node.input)
-    stage = StageRecord(
+    made = StageRecord(
         weight_bytes=sum(reads[i.name] * _bytes(i) for i in model.graph.initializer if i.name not in looked_up),
         flops=flops[""] - eight,
         int8_ops=eight,
@@ -154,7 +158,7 @@ def save(
     for key, value in (("stage", name), ("recipe", recipe.name), ("target", target)):
         model.metadata_props.add(key=f"voxport.{key}", value=value)
     (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
-    return stage
+    return made
 
 
 def _error(weight: Array, rule: Rule) -> float:

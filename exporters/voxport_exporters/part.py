@@ -44,6 +44,7 @@ class Part:
     net: nn.Module
     axes: Mapping[str, int]  # sizes of the free axes in one step of the schedule
     build: Callable[[str], onnx.ModelProto] | None = None  # target -> graph, where tracing the whole net takes too long
+    sample: Callable[[], tuple[Tensor, ...]] | None = None  # the inputs of one long call, as in use
 
     def feed(self, least: int = 1) -> list[Tensor]:
         """Zeros for every input and state in declared order; free axes of one step, but no shorter than `least`."""

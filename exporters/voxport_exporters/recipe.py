@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["fp32", "int8", "int8b", "int4", "hqq4", "int8row", "fp16row"]
+Kind = Literal["fp32", "int8", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +27,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     int8b, int4, hqq4: weights per block of inputs, with zero points (nbits.py); rounded to nearest, or by `hqq`.
     int8row, fp16row: a table whose rows are looked up, as int8 with one scale per row or as fp16. The other kinds leave
     such tables alone.
+    int8cache: for the states `keys.*` and `values.*` of an attention (caches.py); again its own kind only.
     """
 
     name: str

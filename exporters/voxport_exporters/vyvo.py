@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
 
 from voxport.bundle import Bundle, Fidelity, Setting
@@ -32,13 +33,14 @@ CODES = 4096  # ids per position
 CAPACITY = 512  # cached tokens a typical step runs beside; sizes the traced example only
 
 _TABLE = Rule("int8row", weights="embedding")
+_CACHE = [Rule("int8cache", weights="keys.*"), Rule("int8cache", weights="values.*")]
 _CODEC = Rule("fp32", stage="codec_*")  # the codec's recipe is chosen apart from the language model's
 RECIPES = {
     "fp32": Recipe("fp32"),
-    "int8": Recipe("int8", [Rule("int8b"), _TABLE, _CODEC]),
-    "int4": Recipe("int4", [Rule("int4"), _TABLE, _CODEC]),
-    "int4-32": Recipe("int4-32", [Rule("int4", block=32), _TABLE, _CODEC]),
-    "hqq4": Recipe("hqq4", [Rule("hqq4", block=64), _TABLE, _CODEC]),
+    "int8": Recipe("int8", [Rule("int8b"), _TABLE, *_CACHE, _CODEC]),
+    "int4": Recipe("int4", [Rule("int4"), _TABLE, *_CACHE, _CODEC]),
+    "int4-32": Recipe("int4-32", [Rule("int4", block=32), _TABLE, *_CACHE, _CODEC]),
+    "hqq4": Recipe("hqq4", [Rule("hqq4", block=64), _TABLE, *_CACHE, _CODEC]),
 }
 CODEC_RECIPES = {name: Recipe(f"codec-{name}", [_CODEC, *snac.RECIPES[name].rule]) for name in ("fp32", "int8")}
 
@@ -162,12 +164,18 @@ def _top_k(path: Path) -> int:
 
 def _fidelity(made: Mapping[str, Part], folder: Path, table: Mapping[str, int]) -> Fidelity:
     """On a made-up prompt and eight frames of codes, every position read by its own head."""
-    rng = np.random.default_rng(0)
-    text = rng.integers(0, table["TOKENIZER_LENGTH"], 12)
-    codes = rng.integers(0, CODES, (8, POSITIONS)) + table["AUDIO_TOKENS_START"] + CODES * np.arange(POSITIONS)
-    tokens = np.concatenate((text, [table["START_OF_SPEECH"]], codes.ravel()))
+    text, codes = _made_up(table["TOKENIZER_LENGTH"], table["AUDIO_TOKENS_START"], frames=8)
+    tokens = np.concatenate((text, [table["START_OF_SPEECH"]], codes))
     heads = [(len(text) + k, f"head.{k % POSITIONS}") for k in range(codes.size)]
     return fidelity(made, folder, tokens, heads)
+
+
+def _made_up(words: int, audio_start: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twelve ids below `words`, and the ids of some frames of codes."""
+    rng = np.random.default_rng(0)
+    text = rng.integers(0, words, 12)
+    codes = rng.integers(0, CODES, (frames, POSITIONS)) + audio_start + CODES * np.arange(POSITIONS)
+    return text, codes.ravel()
 
 
 def _golden(bundle: Bundle, folder: Path) -> None:
@@ -203,7 +211,13 @@ def parts(weights: Weights, config: DecoderConfig, audio_start: int, end_of_spee
     heads["head"] = Head(weights, config)
     weights.drop("lm_head.weight", "the embedding is the head") if config.tied else None
     weights.finish()
-    yield Part(lm_stage(config), net, sizes)
+
+    def sample() -> tuple[torch.Tensor, ...]:
+        tokens = np.concatenate(_made_up(audio_start, audio_start, frames=32))
+        none = torch.zeros(1, dtype=torch.int64)
+        return torch.from_numpy(tokens)[None], none, none
+
+    yield Part(lm_stage(config), net, sizes, sample=sample)
     for name, head in heads.items():
         yield Part(head_stage(name, config.width, head.weight.shape[1]), head, {"batch": 1})
 

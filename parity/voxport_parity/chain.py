@@ -1,7 +1,8 @@
-"""golden -> torch net -> fp32 graph -> quantized graph -> streamed: link by link, until one breaks.
+"""golden -> torch net -> live -> fp32 graph -> quantized graph -> streamed: link by link, until one breaks.
 
 Comparing link by link says where an error enters: a net that disagrees with upstream's golden is a wrong net, a graph
-that disagrees while its net agrees is a wrong export, and so on.
+that disagrees while its net agrees is a wrong export, and so on. `live` runs upstream's own classes beside the net,
+for systems whose `feeds` have it: of a checkpoint without goldens it is the only link that upstream has a part in.
 """
 
 import tempfile
@@ -22,11 +23,18 @@ FP32 = Recipe("fp32")
 
 
 def chain(
-    system: str, checkpoint: Path, bundle: Path | None, recipe: str | None, target: str = "cpu", **options: Any
+    system: str,
+    checkpoint: Path,
+    bundle: Path | None,
+    recipe: str | None,
+    target: str = "cpu",
+    tell: Callable[[str], None] = lambda _: None,
+    **options: Any,
 ) -> Iterator[Diff]:
     """Yields every compared tensor in order, and ends after the first link in which one is out of bounds.
 
     `recipe`: adds the quantized link. `bundle`: an exported one to check instead of exporting; its recipe then counts.
+    `tell` is given a line about a link that is left out. `options`: the exporter's, as `voxport export` takes them.
     Raises ValueError or FileNotFoundError in one line for bad input.
     """
     exporter = import_module(f"voxport_exporters.{system}")
@@ -51,8 +59,22 @@ def chain(
         golden = Golden.of(checkpoint)
         known = golden is not None
         if golden is None:
-            golden = feeds.without_golden(fp32.manifest)
-        yield from _links(system, feeds, golden, known, nets, fp32, rounding, given, job, Path(scratch), target)
+            golden = feeds.without_golden(fp32)
+
+        def live(made: Trace) -> list[Diff]:
+            if not hasattr(feeds, "live"):
+                return []
+            if "lora" in options:
+                tell("live link left out: upstream's class does not merge the adapter")
+                return []
+            try:
+                seen = list(feeds.live(job().checkpoint, golden, made))
+            except ModuleNotFoundError as error:
+                tell(f"live link left out: {error.name} is not installed: pip install 'voxport[parity]'")
+                return []
+            return [compare(system, feeds.stage(t), "live", t, got, want, feeds.bound(t)) for t, got, want in seen]
+
+        yield from _links(system, feeds, golden, known, nets, live, fp32, rounding, given, job, Path(scratch), target)
 
 
 def _links(
@@ -61,6 +83,7 @@ def _links(
     golden: Golden,
     known: bool,
     nets: TorchBundle,
+    live: Callable[[Trace], list[Diff]],
     fp32: Bundle,
     recipe: Recipe,
     given: Bundle | None,
@@ -75,6 +98,7 @@ def _links(
     made = feeds.trace(nets, golden)
     wanted = golden.tensors if known else made  # without goldens the torch nets are the reference
     links: list[Callable[[], list[Diff]]] = [lambda: link("torch", made, wanted, feeds.bound)] if known else []
+    links.append(lambda: live(made))
     links.append(lambda: link("graph", feeds.trace(fp32, golden), wanted, feeds.bound))
     if recipe.name != "fp32":
 
@@ -82,7 +106,7 @@ def _links(
             if given is None:
                 pack(job(), scratch / "quantized", recipe, target)
             graph = given or Bundle(scratch / "quantized")
-            rounds = TorchBundle(graph, quantized(job().parts, recipe, graph.manifest.target))
+            rounds = TorchBundle(graph, quantized(job().parts, recipe, graph))
             reference = feeds.trace(rounds, golden)
             got = feeds.trace(graph, golden)
             return [

@@ -1,6 +1,8 @@
 """`voxport parity`. Only click is imported until it is called."""
 
+import inspect
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 @click.option("--variant", help="Which of several checkpoints in the folder.")
 @click.option("--config", type=click.Path(path_type=Path), help="llvc: config.json, with --weights.")
 @click.option("--weights", type=click.Path(path_type=Path), help="llvc: G_*.pth, with --config.")
+@click.option("--codec", type=click.Path(path_type=Path), help="vyvo, qwen3tts: the codec's folder. [in CHECKPOINT]")
+@click.option("--tokens", help="vyvo: lfm2, qwen3, llama3 or a yaml of upstream's. [a yaml in CHECKPOINT, or by model]")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="vyvo: the folder of tokenizer.json. [CHECKPOINT]")
+@click.option("--lora", type=click.Path(path_type=Path), help="vyvo: a LoRA adapter's folder (PEFT), merged.")
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write every compared tensor here."
 )
@@ -33,13 +39,15 @@ def parity(
 ) -> None:
     """Prove that nothing was lost between a checkpoint and its bundle, tensor by tensor, link by link.
 
-    golden -> torch net -> fp32 graph -> quantized graph -> streamed. Goldens are golden.safetensors and golden.json
-    in CHECKPOINT; without them the torch net is the reference. Stops at the first broken link; exit 1.
+    golden -> torch net -> live -> fp32 graph -> quantized graph -> streamed. Goldens are golden.safetensors and
+    golden.json in CHECKPOINT; without them the torch net is the reference. `live` (vyvo) runs the checkpoint in
+    upstream's own classes, of transformers and snac. Stops at the first broken link; exit 1.
 
     \b
     Examples:
       voxport parity llvc checkpoints/llvc
       voxport parity llvc checkpoints/llvc --recipe int8 --json parity.json
+      voxport parity vyvo checkpoints/lm --codec checkpoints/snac_24khz
     """
     if file is not None:
         _refuse_losing(file, checkpoint, bundle)
@@ -48,7 +56,10 @@ def parity(
     diffs: list[Diff] = []
     groups: dict[tuple[str, str], list[int]] = {}
     given = {name: value for name, value in options.items() if value is not None}
-    for diff in chain(system, checkpoint, bundle, recipe, target, **given):
+    foreign = given.keys() - inspect.signature(import_module(f"voxport_exporters.{system}").job).parameters.keys()
+    if foreign:
+        raise ValueError(f"{system} takes no --{min(foreign)}")
+    for diff in chain(system, checkpoint, bundle, recipe, target, lambda line: click.echo(line, err=True), **given):
         groups.setdefault((diff.link, diff.stage), []).append(len(diffs))
         diffs.append(diff)
     for (link, stage), members in groups.items():

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from voxport.bundle import Bundle
 from voxport.session import Array, Session, State
-from voxport_exporters import lookup, nbits, quantize
+from voxport_exporters import caches, lookup, nbits, quantize
 from voxport_exporters.part import Part
 from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.taps import tapped
@@ -59,28 +59,35 @@ class TorchBundle(Bundle):
 # ---------------------------------------------------------------------------------------------------- quantized
 
 
-def quantized(parts: Iterable[Part], recipe: Recipe, target: str) -> list[Part]:
-    """The same nets with the arithmetic of the quantized graphs done in float32.
+def quantized(parts: Iterable[Part], recipe: Recipe, bundle: Bundle) -> list[Part]:
+    """The same nets with the arithmetic of the quantized graphs, those of `bundle`, done in float32.
 
-    Weights and tables are what their codes stand for, and activations are rounded where the kernels round them.
+    Weights and tables are what their codes stand for; activations and caches are rounded where the kernels round them.
     """
-    return [replace(part, net=_Quantized(part, recipe, target)) for part in parts]
+    return [replace(part, net=Quantized(part, recipe, bundle)) for part in parts]
 
 
-class _Quantized(nn.Module):
-    def __init__(self, part: Part, recipe: Recipe, target: str) -> None:
+class Quantized(nn.Module):
+    """`net`, inside `rounding`: there a product with one of its weights is that of the kernel."""
+
+    def __init__(self, part: Part, recipe: Recipe, bundle: Bundle) -> None:
         super().__init__()
-        self.net, self._mode = part.net, _Rounding(part, recipe, target)
+        self.net, self.rounding = part.net, _Rounding(part, recipe, bundle.manifest.target)
+        eight = [t.name for t in bundle.session(part.stage.name).stage.state if t.dtype == "int8"]
+        scales = caches.scales(part, eight) if eight else {}
+        self._scales = [scales.get(t.name) for t in part.stage.feeds]
 
     def forward(self, *feed: Tensor) -> Any:
-        with self._mode:
+        self.rounding.caches = {id(x): scale for x, scale in zip(feed, self._scales, strict=True) if scale is not None}
+        with self.rounding:
             return self.net(*feed)
 
 
 class _Rounding(TorchFunctionMode):
     """Within: a product with a weight, or a look-up in a table, that the recipe names is done as its kernel does it.
 
-    The recipe rewrites the MatMuls and Gathers of the graph, so it is these that are caught here, whoever calls them.
+    The recipe rewrites the MatMuls and Gathers of the graph, so it is these that are caught here, whoever calls them;
+    and what is written into a cache is rounded as it is there.
     """
 
     def __init__(self, part: Part, recipe: Recipe, target: str) -> None:
@@ -89,12 +96,18 @@ class _Rounding(TorchFunctionMode):
         self._rules = {key: rule for key, rule in rules.items() if rule.kind != "fp32"}
         self._target = target
         self._made: dict[int, Callable[[Tensor], Tensor]] = {}
+        self.caches: dict[int, np.ndarray] = {}  # by the tensor that a call was given: its scale
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.__matmul__, Tensor.matmul, torch.matmul) and id(args[1]) in self._rules:
             return self._product(args[1])(args[0])
         if func is F.embedding and id(args[1]) in self._rules:
             return self._product(args[1])(args[0])
+        if func is Tensor.scatter and id(args[0]) in self.caches:
+            cache, axis, columns, values = args
+            return cache.scatter(
+                axis, columns, torch.from_numpy(caches.rounded(values.numpy(), self.caches[id(cache)]))
+            )
         return func(*args, **(kwargs or {}))
 
     def _product(self, weight: nn.Parameter) -> Callable[[Tensor], Tensor]:
@@ -124,5 +137,8 @@ def _tensor_wise(values: np.ndarray) -> Callable[[Tensor], Tensor]:
 
 
 def _rounded_blocks(x: Tensor, block: int) -> Tensor:
-    flat = x.reshape(-1, x.shape[-1]).numpy()
-    return torch.from_numpy(nbits.rounded_activations(flat, block)).reshape(x.shape)
+    """8 bits with one scale per block; the kernel multiplies by 127 / largest, which decides what is a tie."""
+    blocks = F.pad(x, (0, -x.shape[-1] % block)).unflatten(-1, (-1, block))
+    largest = blocks.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    rounded: Tensor = torch.round(blocks * (127 / largest)) * (largest / 127)
+    return rounded.flatten(-2)[..., : x.shape[-1]]

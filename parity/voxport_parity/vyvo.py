@@ -4,14 +4,16 @@ Two kinds of runs: free ones, whose tokens are compared, and forced ones, in whi
 step, so that one choice that differs cannot hide what follows. Taps (layers) come from the torch nets only.
 """
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from voxport import bounds
+from voxport import bounds, draws, snac
 from voxport.bounds import Bound
-from voxport.bundle import Bundle, Manifest
+from voxport.bundle import Bundle
 from voxport.lm import Grammar
 from voxport.sampler import Sampling
 from voxport.session import Array, State
@@ -19,13 +21,17 @@ from voxport.speak import recording
 from voxport.text import left_padded
 from voxport.vyvo import Speaker
 from voxport.vyvo_format import Voice
-from voxport_parity import vyvo_codec
+from voxport_parity import vyvo_codec, vyvo_live
 from voxport_parity.trace import Golden, Trace
 
 INPUTS = re.compile(r".*\.(noise\d|u)$")  # draws that upstream made: handed to us, so nothing to compare
 TAPS = re.compile(r"^(prefill|step1)\.hidden\d+$|^decode\.(layer\d+|z_q)$|^encode\.(block\d+|z)$")  # of torch nets
+# Ids in the order of their scores: in goldens these lie apart, of made-up inputs two may be as good as equal. What they
+# score is compared either way.
+RANKED = re.compile(r".*\.(raw_top8_ids|top_ids|prob_ids|probs)$")
 BEST = 8  # logits of a step that the goldens keep
 MANY = 16  # of a row of the batch
+FRAMES = 8  # of made-up codes: more than the decoder looks ahead, and back
 UNREACHED = -1e9  # upstream's stand-in where the grammar allows one id only
 SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_new_tokens")
 
@@ -42,6 +48,8 @@ def bound(name: str) -> Bound:
         return bounds.SNAC_LAYER
     if kind == "probs":
         return bounds.VYVO_CHANCES
+    if re.fullmatch(r"hidden\d+|key|value|conv_state", kind):  # large models keep single channels of thousands
+        return bounds.LLVC_STATE
     return bounds.VYVO_LOGITS if _is_score(kind) else bounds.EQUAL
 
 
@@ -75,20 +83,31 @@ def stage(name: str) -> str:
     return "generate" if generated and kind not in ("input_ids", "attention_mask") else "frontend"
 
 
-def without_golden(manifest: Manifest) -> Golden:
-    """Inputs for a checkpoint nobody has goldens for: a sentence, eight frames of codes, and draws."""
-    rng, ids, rates = np.random.default_rng(0), manifest.tokens, (8, 64, 256, 512)
-    frames = 8
-    codes = rng.integers(0, manifest.schedule["codec.codes"], (frames, 7))
-    spoken = (codes + ids["AUDIO_TOKENS_START"] + manifest.schedule["codec.codes"] * np.arange(7)).reshape(-1)
+def without_golden(bundle: Bundle) -> Golden:
+    """Inputs for a checkpoint nobody has goldens for: a sentence, eight frames of codes or more, and draws."""
+    ids, codec = bundle.manifest.tokens, snac.Codec.of(bundle)
+    frames = FRAMES * math.lcm(codec.frame, codec.unit) // codec.frame  # whole attention windows
+    size, places = codec.size, len(codec.order)
+    codes = (draws.uniforms(0, "parity.codes", 0, (frames, places)) * size).astype(np.int64)
+    spoken = (codes + ids["AUDIO_TOKENS_START"] + size * np.arange(places)).reshape(-1)
     tokens = np.concatenate(([ids["START_OF_AI"], ids["START_OF_SPEECH"]], spoken))[None]
-    levels = (codes[:, [0]], codes[:, [1, 4]], codes[:, [2, 3, 5, 6]])
-    given: Trace = {f"greedy.codes{i}": level.reshape(1, -1) for i, level in enumerate(levels)}
-    given |= {f"decode.noise{i}": rng.standard_normal(frames * 4 * r, np.float32) for i, r in enumerate(rates)}
-    given |= {"greedy.tokens": tokens, "sampled.tokens": tokens, "sampled.u": rng.random((1, tokens.size), np.float32)}
-    given["ref.wav24k"] = (rng.standard_normal(24000) * 0.1).astype(np.float32)
+    given: Trace = {f"greedy.codes{i}": level[None] for i, level in enumerate(codec.deinterleave(codes))}
+    for i, rate in enumerate(codec.rates):
+        given[f"decode.noise{i}"] = draws.normals(0, f"parity.noise.{i}", 0, frames * codec.frame * rate)
+    given |= {"greedy.tokens": tokens, "sampled.tokens": tokens}
+    given["sampled.u"] = draws.uniforms(0, "parity.tokens", 0, tokens.shape)
+    given["ref.wav24k"] = draws.normals(0, "parity.reference", 0, bundle.manifest.sample_rate) * np.float32(0.1)
     notes = {"texts": {"text": "The quick brown fox.", "voice": "zoe"}, "generation": {}}
     return Golden(given, notes, None)  # type: ignore[arg-type]
+
+
+def live(files: Sequence[Path], golden: Golden, made: Trace) -> Iterator[tuple[str, Array, Array]]:
+    """(name, the nets', upstream's) of what upstream's own classes compute of the same inputs."""
+    for name, wanted in vyvo_live.upstream(files, golden, made):
+        if name in made:
+            got = made[name]
+            columns = min(got.shape[-1], wanted.shape[-1])  # the codec's taps: of one that goes on past the end
+            yield (name, got[..., :columns], wanted[..., :columns]) if TAPS.match(name) else (name, got, wanted)
 
 
 def trace(bundle: Bundle, golden: Golden) -> Trace:
@@ -103,6 +122,8 @@ def trace(bundle: Bundle, golden: Golden) -> Trace:
     made |= _calls(speaker, bundle, runs["greedy"][0]) | _batch(bundle, speaker, runs)
     made |= vyvo_codec.encoded(speaker, bundle, tensors["ref.wav24k"])
     made |= vyvo_codec.decoded(bundle, speaker, tensors) | dict(vyvo_codec.audio(speaker, tensors))
+    if golden.folder is None:
+        made = {name: value for name, value in made.items() if not RANKED.match(name)}
     wanted = tensors.keys()
     return {n: _cut(v, tensors[n]) if n in wanted and TAPS.match(n) else v for n, v in made.items()}
 
@@ -244,7 +265,7 @@ def _caches(call: str, state: State, before: State, total: int) -> Iterator[tupl
         if kind == "conv":
             columns = np.concatenate((before[name][:, :1], array), axis=1).transpose(0, 2, 1)
             yield f"{call}.layer{layer}.conv_state", columns
-        else:
+        elif array.dtype == np.float32:  # of codes only the graph knows what they stand for
             yield f"{call}.layer{layer}.{kind.removesuffix('s')}", array[:, :, :total].copy()
 
 
