@@ -1,5 +1,6 @@
 # make demo   set up, then show everything on the tiny LLVC checkpoint in the repository
 # make test   set up, then lint, types, tests                        (what CI runs)
+# make bench  set up, then speed at real size beside PyTorch: 25 GB of disk, half an hour; KEEP=DIR keeps what it exports
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -20,7 +21,7 @@ lint: .venv/done
 	$(BIN)/mypy
 
 bench: .venv/done
-	$(BIN)/python -m pytest benchmarks -s -q
+	$(BIN)/python -m pytest benchmarks -s -q --benchmark-columns=min,median,iqr,rounds $(if $(KEEP),--keep $(KEEP))
 
 # torch first, exactly this version: everything else that asks for torch then takes it
 .venv/done: pyproject.toml

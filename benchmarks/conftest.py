@@ -1,34 +1,79 @@
-"""Full-size random checkpoints and their bundles, made once per run."""
+"""Full-size random checkpoints and their bundles, each made once per run; what a benchmark noted is printed at the end.
 
-from collections.abc import Callable
+--keep DIR    leave them in DIR, and take what is there; empty it when an exporter or a recipe changed
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import llvc_fullsize
-from voxport_exporters import llvc
+from benchmarks import fullsize
+from benchmarks.steps import Step
 from voxport_exporters.pack import pack
 
-torch.set_num_threads(1)
+
+class Full:
+    """One variant of a system at its real size: its checkpoint, and its bundles, made when first asked for."""
+
+    def __init__(self, system: str, variant: str, folder: Path) -> None:
+        self._system, self._folder, self._name = system, folder, f"{system}-{variant}"
+        self.checkpoint = folder / self._name
+        if not self.checkpoint.exists():
+            fullsize.write(system, variant, self.checkpoint, seed=0)
+
+    def bundle(self, recipe: str, codec: str | None = None) -> Path:
+        out = self._folder / ".".join([self._name, recipe, *([codec] if codec else [])])
+        if not out.exists():
+            exporter = import_module(f"voxport_exporters.{self._system}")
+            rules = exporter.RECIPES[recipe]
+            if codec:
+                rules = rules.then(exporter.CODEC_RECIPES[codec])
+            pack(exporter.job(self.checkpoint), out, rules, "cpu")
+        return out
+
+
+Fulls = Callable[[str, str], Full]
+Timed = Callable[[Step, str, str, int, int, int], float]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--keep", type=Path, metavar="DIR", help="folder of full-size checkpoints and bundles, reused")
 
 
 @pytest.fixture(scope="session")
-def llvc_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    llvc_fullsize.write(folder, "llvc", seed=0)
-    return folder
+def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fulls]:
+    """(system, variant) -> Full."""
+    kept: Path | None = request.config.getoption("--keep")
+    folder = kept or tmp_path_factory.mktemp("full")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield lambda system, variant: Full(system, variant, folder)
+    if kept is None:
+        shutil.rmtree(folder)  # gigabytes, of which pytest would keep those of three runs
 
 
-@pytest.fixture(scope="session")
-def llvc_bundle(llvc_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """recipe -> bundle of the full-size checkpoint."""
-    made: dict[str, Path] = {}
+@pytest.fixture
+def timed(benchmark: BenchmarkFixture) -> Iterator[Timed]:
+    """timed(step, group, name, threads, rounds, warm) -> median seconds of a step; torch runs on as many threads."""
+    before = torch.get_num_threads()
 
-    def bundle(recipe: str) -> Path:
-        if recipe not in made:
-            made[recipe] = tmp_path_factory.mktemp("bundle") / recipe
-            pack(llvc.job(llvc_checkpoint), made[recipe], llvc.RECIPES[recipe], "cpu")
-        return made[recipe]
+    def run(step: Step, group: str, name: str, threads: int, rounds: int, warm: int) -> float:
+        torch.set_num_threads(threads)
+        benchmark.group, benchmark.name = f"{group}, {threads} thread(s)", name
+        benchmark.pedantic(step, rounds=rounds, warmup_rounds=warm, iterations=1)
+        assert benchmark.stats is not None  # pytest-benchmark is off
+        return float(benchmark.stats.stats.median)
 
-    return bundle
+    yield run
+    torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What pytest-benchmark leaves to its JSON."""
+    for made in getattr(getattr(config, "_benchmarksession", None), "benchmarks", ()):
+        noted = "  ".join(f"{name} {value}" for name, value in made.extra_info.items())
+        terminalreporter.write_line(f"{made.group}: {made.name:14} {made.stats.median * 1e3:9.2f} ms  {noted}")

@@ -37,25 +37,33 @@ class Refused(click.ClickException):
 @click.option("--variant", help="Which release to imitate; default: the system's main one.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
 def main(system: str, out: Path, variant: str | None, seed: int) -> None:
-    writer = cast(Writer, import_module(f"benchmarks.{system}_fullsize"))
-    variant = variant or writer.VARIANTS[0]
-    if variant not in writer.VARIANTS:
-        raise Refused(f"{system} has no variant {variant!r}: choose one of {', '.join(writer.VARIANTS)}")
+    variants = _writer(system).VARIANTS
+    variant = variant or variants[0]
+    if variant not in variants:
+        raise Refused(f"{system} has no variant {variant!r}: choose one of {', '.join(variants)}")
     out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise Refused(f"{out} exists and is not an empty folder: name a new one or remove it")
+    try:
+        write(system, variant, out, seed)
+    except OSError as error:
+        raise Refused(f"{out} cannot be written: {error.strerror}") from error
+    click.echo(f"{system} {variant} (random, seed {seed}) written to {out}", err=True)
 
-    # Written beside its place and renamed, so that OUT is there whole or not at all.
+
+def write(system: str, variant: str, out: Path, seed: int) -> None:
+    """Written beside its place and renamed, so that `out` is there whole or not at all."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        writer.write(part, variant, seed)
+        _writer(system).write(part, variant, seed)
         part.replace(out)
-    except OSError as error:
-        raise Refused(f"{out} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    click.echo(f"{system} {variant} (random, seed {seed}) written to {out}", err=True)
+
+
+def _writer(system: str) -> Writer:
+    return cast(Writer, import_module(f"benchmarks.{system}_fullsize"))
 
 
 if __name__ == "__main__":

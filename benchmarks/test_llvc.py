@@ -15,32 +15,39 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import voxport
+from benchmarks.conftest import Full, Fulls, Timed
 from benchmarks.llvc_fullsize import speech_like
 from benchmarks.llvc_reference import LlvcReference, load
 
-Bundles = Callable[[str], Path]
 ROUNDS = 400  # chunks timed per case
 
 
 @pytest.fixture(scope="module")
-def reference(llvc_checkpoint: Path) -> LlvcReference:
-    return load(llvc_checkpoint)
+def llvc(full: Fulls) -> Full:
+    return full("llvc", "llvc")
+
+
+@pytest.fixture(scope="module")
+def reference(llvc: Full) -> LlvcReference:
+    return load(llvc.checkpoint)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
 @pytest.mark.parametrize("runner", ["pytorch", "fp32", "int8"])
 def test_step(
-    runner: str, factor: int, reference: LlvcReference, llvc_bundle: Bundles, benchmark: BenchmarkFixture
+    runner: str,
+    factor: int,
+    reference: LlvcReference,
+    llvc: Full,
+    timed: Timed,
+    benchmark: BenchmarkFixture,
 ) -> None:
     """One step of a live stream: `factor` chunks of 13 ms in, as many out."""
-    benchmark.group = f"llvc, {13 * factor} ms per step"
-    benchmark.name = runner
     size = 208 * factor
     samples = speech_like(1.0)[:size]
-    step = _pytorch(reference, samples) if runner == "pytorch" else _voxport(llvc_bundle(runner), samples, factor)
-    benchmark.pedantic(step, rounds=ROUNDS // factor, warmup_rounds=20, iterations=1)
-    assert benchmark.stats is not None  # pytest-benchmark is off
-    median = benchmark.stats.stats.median
+    step = _pytorch(reference, samples) if runner == "pytorch" else _voxport(llvc.bundle(runner), samples, factor)
+    median = timed(step, f"llvc, {13 * factor} ms per step", runner, 1, ROUNDS // factor, 20)
+    assert benchmark.stats is not None
     ordered = sorted(benchmark.stats.stats.data)
     benchmark.extra_info["rtf"] = round(median / (0.013 * factor), 4)
     benchmark.extra_info["p99_ms"] = round(ordered[int(0.99 * len(ordered))] * 1e3, 3)
@@ -65,17 +72,17 @@ def _voxport(bundle: Path, samples: torch.Tensor, factor: int) -> Callable[[], o
     return lambda: stream.feed(fed)
 
 
-def test_int8_keeps_40_db_of_fp32(llvc_bundle: Bundles) -> None:
+def test_int8_keeps_40_db_of_fp32(llvc: Full) -> None:
     audio = speech_like(3.0).numpy()
-    want, got = (voxport.load(llvc_bundle(r)).stream("offline").convert(audio) for r in ("fp32", "int8"))
+    want, got = (voxport.load(llvc.bundle(r)).stream("offline").convert(audio) for r in ("fp32", "int8"))
     snr = 10 * np.log10(np.mean(want**2) / np.mean((got - want) ** 2))
     print(f"\nint8 against fp32, offline, 3 s: {snr:.1f} dB")
     assert snr >= 40
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
-def test_exact_streaming_is_offline_at_real_size(factor: int, llvc_bundle: Bundles) -> None:
-    converter = voxport.load(llvc_bundle("fp32"))
+def test_exact_streaming_is_offline_at_real_size(factor: int, llvc: Full) -> None:
+    converter = voxport.load(llvc.bundle("fp32"))
     audio = speech_like(2.0).numpy()
     whole = len(audio) // 208 * 208 - 208  # the last, partial chunk is padded differently
     want = converter.stream("offline").convert(audio)[:whole]
@@ -85,8 +92,8 @@ def test_exact_streaming_is_offline_at_real_size(factor: int, llvc_bundle: Bundl
     assert worst <= 1e-5
 
 
-def test_sizes(llvc_bundle: Bundles) -> None:
-    mb = {recipe: voxport.load(llvc_bundle(recipe)).bundle.bytes / 1e6 for recipe in ("fp32", "int8")}
+def test_sizes(llvc: Full) -> None:
+    mb = {recipe: voxport.load(llvc.bundle(recipe)).bundle.bytes / 1e6 for recipe in ("fp32", "int8")}
     print(f"\nbundles: {mb['fp32']:.2f} MB fp32, {mb['int8']:.2f} MB int8")
     assert mb["fp32"] <= 13
     assert mb["int8"] <= 4

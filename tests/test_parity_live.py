@@ -17,6 +17,7 @@ from tests.test_snac_configs import RELEASED, release
 from voxport.bundle import FORMAT, Bundle, Manifest, Source, StageRecord
 from voxport_exporters import vyvo
 from voxport_exporters.nets.decoder_config import Rope
+from voxport_exporters.pack import Job
 from voxport_exporters.weights import Weights
 from voxport_parity import vyvo as feeds
 from voxport_parity.compare import compare
@@ -57,12 +58,13 @@ def written(root: Path, lm: str, codec: str) -> None:
     release(CODECS[codec], root / "snac_24khz")
 
 
-def nets(root: Path) -> TorchBundle:
-    """The nets of a checkpoint behind the runtime, without exporting any."""
-    job = vyvo.job(root)
+def nets(job: Job, folder: Path) -> TorchBundle:
+    """The nets of a checkpoint behind the runtime, without exporting any; `folder` gets the files beside them."""
     parts = list(job.parts)
+    for name, source in job.files.items():
+        (folder / name).write_bytes(source if isinstance(source, bytes) else source.read_bytes())
     bundle = object.__new__(Bundle)
-    bundle.path = root / "lm"
+    bundle.path = folder
     bundle.manifest = Manifest(
         format=FORMAT,
         system=job.system,
@@ -77,6 +79,7 @@ def nets(root: Path) -> TorchBundle:
         schedule=job.schedule,
         tokens=job.tokens,
         sampling=job.sampling,
+        voices=job.voices,
     )
     return TorchBundle(bundle, parts)
 
@@ -84,7 +87,7 @@ def nets(root: Path) -> TorchBundle:
 @pytest.mark.parametrize(("lm", "codec"), PAIRS)
 def test_nets_of_any_shape_are_upstreams(lm: str, codec: str, root: Path) -> None:
     written(root, lm, codec)
-    bundle = nets(root)
+    bundle = nets(vyvo.job(root), root)
     golden = feeds.without_golden(bundle)
     made = feeds.trace(bundle, golden)
     rows = [

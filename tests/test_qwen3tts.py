@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.command import done, refusal, run
 from tests.conftest import FIXTURES
 
 import voxport
-from voxport import bounds
+from voxport import bounds, lm
 from voxport.bundle import Bundle
 from voxport.codec12hz import Decoder, after_reference
 from voxport.qwen3tts import Speaker, stranger, workload
@@ -409,7 +410,7 @@ def test_recordings_that_hold_no_voice_are_refused(base: Speaker, custom: Speake
 
     for seconds, level, why in (
         (1, 0.0, "r.wav: is silent; record the reference again"),
-        (0.05, 0.1, "r.wav: the reference has 1200 samples; wanted at least 2400"),
+        (0.05, 0.1, "r.wav: the reference has 1200 samples at 24000 Hz; wanted at least 2400"),
         (121, 0.1, "r.wav: 121.0 s are too long; cut the recording to 120 s or less"),
     ):
         with pytest.raises(ValueError, match=why):
@@ -427,6 +428,39 @@ def test_a_foreign_file_is_no_voice(tmp_path: Path, friend: Voice) -> None:
         Voice.load(tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=r"an enrolled voice is a \.safetensors file"):
         friend.save(tmp_path / "x.wav")
+
+
+def test_a_voice_of_another_model_is_refused_before_anything_is_made(base: Speaker, friend: Voice) -> None:
+    books, size = base.model.books, base.model.size
+    wrong = [
+        (replace(friend, codes=friend.codes[:, :-1]), f"{books - 1} codes per frame"),
+        (replace(friend, codes=np.full_like(friend.codes, size)), f"up to {size}"),
+        (replace(friend, embedding=friend.embedding * np.nan), "NaN in its embedding"),
+    ]
+    for voice, told in wrong:
+        with pytest.raises(ValueError, match=told):
+            base.say("Hi", voice=voice)
+
+
+def test_rows_longer_than_a_prefill_call_go_together(custom: Speaker) -> None:
+    long = "a " * (lm.PREFILL + 8)
+    alone = custom.say(long, greedy=True, max_new_tokens=3)
+    alone.samples()
+    together, _ = custom.batch([long, "Hi"], greedy=True, max_new_tokens=3)
+    together.samples()
+    assert len(alone.tokens)
+    assert np.array_equal(together.tokens, alone.tokens)
+
+
+def test_every_added_token_is_plain_text(custom: Speaker) -> None:
+    words = custom.requests.words(False, False)
+    added = json.loads((custom.bundle.path / "tokenizer.json").read_text())["added_tokens"]
+    assert added
+    for token in added:
+        assert token["id"] not in words.ids(f"a{token['content']}b")[3:-5]
+    whole = words.target("a<think>b").blocks
+    pieces = words.target(iter(["a<th", "ink>b"])).blocks
+    assert [i for block in whole for i in block] == [i for block in pieces for i in block]
 
 
 def test_special_tokens_are_read_as_text_unless_asked_for(custom: Speaker) -> None:

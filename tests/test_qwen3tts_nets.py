@@ -13,7 +13,7 @@ from torch import Tensor
 
 from voxport.sampler import Sampling
 from voxport.session import Session
-from voxport_exporters import qwen3tts
+from voxport_exporters import qwen3tts, qwen3tts_config
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.predictor import Predictor
 from voxport_exporters.nets.talker import Talker
@@ -53,7 +53,7 @@ class Model:
         root = FIXTURES / name
         self.name, self.golden = name, load_file(root / "golden.safetensors")
         self.runs = json.loads((root / "golden.json").read_text())["runs"]
-        self.config = qwen3tts.read_config(root / "config.json")
+        self.config = qwen3tts_config.read_config(root / "config.json")
         self.nets: dict[str, Part] = {}
         self.sessions: dict[str, Session] = {}
         weights = Weights.open(root / "model.safetensors")
@@ -118,7 +118,7 @@ def predict(model: Model, hidden: Array, code: int, u: Array, chosen: dict[str, 
 def speak(model: Model, run: str) -> None:
     """Generates a golden run from its prompt, choosing every code itself, and holds all on the way."""
     golden = {name.removeprefix(f"{run}."): a for name, a in model.golden.items() if name.startswith(f"{run}.")}
-    said, ids = model.runs[run]["settings"], qwen3tts.tokens(model.config, golden["talker_logits"].shape[1])
+    said, ids = model.runs[run]["settings"], qwen3tts.tokens(model.config)
     eos, draws = ids["codec.eos"], golden.get("uniforms")
     sampled = draws is not None
     best = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.05}
@@ -286,8 +286,8 @@ def test_a_talker_wider_than_its_predictor_is_upstreams(name: str, tmp_path: Pat
 
 
 def test_rotary_sections_change_nothing() -> None:
-    config = qwen3tts.read_config(FIXTURES / BASE / "config.json")
+    config = qwen3tts_config.read_config(FIXTURES / BASE / "config.json")
     plain = {**config["talker_config"], "rope_scaling": None, "model_type": "qwen3"}
     w = Weights.open(FIXTURES / BASE / "model.safetensors").at("talker")
-    nets = [Talker(w, c) for c in (qwen3tts._talker(config), DecoderConfig.of(plain))]
+    nets = [Talker(w, c) for c in (qwen3tts_config.talker(config), DecoderConfig.of(plain))]
     assert torch.equal(*(net.decoder.frequencies for net in nets))

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from transformers.generation.logits_process import TopPLogitsWarper
 
 from voxport import draws
-from voxport.sampler import Sampling
+from voxport.sampler import RANGE, Sampling
 
 Array = np.ndarray
 
@@ -55,6 +57,31 @@ def test_a_draw_is_the_first_id_whose_cumulative_chance_exceeds_it() -> None:
     assert [s.choose(scores, said, u) for u in (0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999)] == [0, 0, 1, 1, 2, 2]
 
 
+def test_draws_and_top_p_are_transformers() -> None:
+    for top_p in (1.0, 0.95):
+        s = Sampling(temperature=1.0, top_k=0, top_p=top_p, repetition_penalty=1.0)
+        for seed in range(1000):
+            scores, u = draws.normals(seed, "scores", 0, (4097,)), draws.uniforms(seed, "u", 0, 1)[0]
+            warped = torch.from_numpy(scores)[None]
+            if top_p < 1:
+                warped = TopPLogitsWarper(top_p)(None, warped)
+            kept, p = s.chances(scores)
+            assert np.array_equal(kept, np.flatnonzero(np.isfinite(warped[0].numpy())))
+            at = int((torch.from_numpy(p).cumsum(-1) <= float(u)).sum())
+            assert s.draw(scores, u) == kept[min(at, len(kept) - 1)]
+
+
+def test_the_least_and_the_most_that_is_allowed_keep_scores_finite() -> None:
+    scores = np.array([-1e4, 3, 2e4], np.float32)
+    for temperature in RANGE:
+        for penalty in RANGE:
+            kept, p = Sampling(temperature, 0, 1.0, penalty).chances(
+                Sampling(temperature, 0, 1.0, penalty).penalized(scores, np.ones(3, bool))
+            )
+            assert np.isfinite(p).all()
+            assert len(kept) == 3
+
+
 def test_an_id_that_cannot_be_is_never_drawn() -> None:
     s = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
     scores = np.array([-np.inf, 0, -np.inf, 0, -np.inf], np.float32)
@@ -83,11 +110,14 @@ def test_scores_and_marks_are_left_as_they_are() -> None:
     [
         ("temperature", 0.0),
         ("temperature", float("nan")),
+        ("temperature", 1e-40),
+        ("temperature", 1e39),
         ("top_k", -1),
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("repetition_penalty", 0.0),
         ("repetition_penalty", float("inf")),
+        ("repetition_penalty", 1e-40),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(name: str, value: float) -> None:

@@ -1,6 +1,7 @@
 """The verbs of speech on the command line: export, say, enroll, tokenize, detokenize, and what they refuse."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,30 @@ def test_tokens_of_a_recording_become_audio_again(
     assert sf.info(tmp_path / "o.wav").frames == 12 * 2048
 
 
+def test_a_folder_of_recordings_becomes_tokens_and_audio_again(
+    bundle: Path, tmp_path: Path, vyvo_checkpoint: Path, vyvo_golden: dict[str, Array]
+) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    shutil.copyfile(vyvo_checkpoint / "ref.wav", tmp_path / "in" / "deep" / "ref.wav")
+    (tmp_path / "in" / "bad.wav").write_bytes(b"no audio")
+    result = run("tokenize", bundle, tmp_path / "in", "-o", tmp_path / "t")
+    assert result.exit_code == 1  # one of two
+    assert "bad.wav" in result.stderr
+    assert "1 file(s) could not be converted" in result.stderr
+    assert np.array_equal(np.load(tmp_path / "t" / "deep" / "ref.npy"), vyvo_golden["encode.interleaved"])
+    done(run("detokenize", bundle, tmp_path / "t", "-o", tmp_path / "o"))
+    assert sf.info(tmp_path / "o" / "deep" / "ref.wav").frames == 12 * 2048
+    assert "holds no token files (.npy)" in refusal(run("detokenize", bundle, tmp_path / "in", "-o", tmp_path / "p"))
+
+
+def test_what_cannot_be_said_or_kept_is_refused_first(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.wav"
+    assert refusal(run("say", bundle, "\udcff", "-o", out)) == "the text is not UTF-8"
+    line = refusal(run("say", bundle, "Hi", "-o", out, "--save-tokens", tmp_path / "no" / "t.npy"))
+    assert "t.npy: there is no such folder to write to" in line
+    assert not out.exists()
+
+
 def test_an_unknown_voice_is_a_warning(bundle: Path, tmp_path: Path) -> None:
     result = run("say", bundle, "Hi.", "-o", tmp_path / "o.wav", "--voice", "zoe", "--set", "max_new_tokens=20")
     assert result.exit_code == 0
@@ -114,10 +139,10 @@ def test_the_module_has_all_verbs_too(bundle: Path) -> None:
         (["--set", "top_p=2"], "top_p 2.0: wanted above 0, up to 1"),
         (["--set", "temperature=0"], "temperature 0.0: wanted above 0"),
         (["--set", "max_new_tokens=0"], "max_new_tokens 0: wanted 1 or more"),
-        (["--set", "runaway_seconds=-1"], "runaway_seconds -1.0: wanted 0 or more"),
-        (["--set", "runaway_seconds=nan"], "runaway_seconds nan: wanted 0 or more"),
+        (["--set", "runaway_seconds=-1"], "runaway_seconds -1.0: wanted 0 .. 1e+09"),
+        (["--set", "runaway_seconds=nan"], "runaway_seconds nan: wanted 0 .. 1e+09"),
         (["--set", "dialect=old"], "dialect 'old' is not one of current, classic"),
-        (["--set", "fade_out=3"], "fade_out 3.0: wanted 0 .. 0.198 s"),
+        (["--set", "fade_out=-3"], "fade_out -3.0: wanted 0 .. 1e+09"),
         (["--set", "strict=maybe"], "setting strict: wanted true or false"),
         (["--set", "codec_schedule=x"], "schedule 'x' is not one of exact, orpheus"),
         (["--language", "en"], "vyvo takes no --language"),

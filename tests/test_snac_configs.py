@@ -138,10 +138,29 @@ def test_graphs_are_upstreams_for_any_config(name: str, target: str, tmp_path: P
         wanted = net.encode(torch.from_numpy(audio)[None, None])
     for got, level in zip(codec.encode(audio), wanted, strict=True):
         assert np.array_equal(got, level.reshape(-1).numpy())
-    if config.unit > config.frame:
-        stream.feed(codes[: len(codec.order)])
-        with pytest.raises(ValueError, match=f"attention windows of {config.unit}"):
-            stream.flush()
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if CONFIGS[n].get("attn_window_size")])
+def test_audio_that_ends_inside_an_attention_window_is_kept(name: str, tmp_path: Path) -> None:
+    net, config, weights = release(CONFIGS[name], tmp_path)
+    codec = codec_of(snac.parts(weights, config), config, "cpu", tmp_path)
+    levels, draws = utterance(config, 3)
+    per_frame = len(codec.order)
+    codes = codec.interleave(levels)[:-1].reshape(-1)
+    filled = codec.deinterleave(np.concatenate((codes, np.zeros(per_frame, np.int64))))
+    samples = len(codes) // per_frame * config.frame * config.hop
+    want = upstream_decode(net, filled, draws)[:samples]
+    close(codec.decode(codec.deinterleave(codes), handed(draws)), want, 2e-5)
+    stream = codec.stream(handed(draws))
+    for _ in range(2):
+        pieces = [stream.feed(codes[i : i + 5]) for i in range(0, len(codes), 5)]
+        close(np.concatenate([*pieces, stream.flush()]), want, 2e-5)
+    for frames in range(len(codes) // per_frame):  # also where upstream has no such length
+        short = codes[: frames * per_frame]
+        offline = codec.decode(codec.deinterleave(short), handed(draws))
+        pieces = [stream.feed(short[i : i + 2]) for i in range(0, len(short), 2)]
+        close(np.concatenate([*pieces, stream.flush()]), offline, 2e-5)
+        assert len(offline) == frames * config.frame * config.hop
 
 
 @pytest.mark.parametrize(

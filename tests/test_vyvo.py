@@ -141,6 +141,43 @@ def test_audio_is_upstreams_faded_at_its_end(speaker: Speaker, vyvo_golden: dict
         assert np.abs(plain - vyvo_golden["decode.wav"].reshape(-1)).max() < bounds.SNAC_AUDIO.absolute
 
 
+@pytest.mark.parametrize("fade", [0.0, 0.05, 0.3, 0.8533, 1e9])
+@pytest.mark.parametrize("chunk_frames", [1, 3, 40])
+def test_the_end_fades_also_where_it_is_longer_than_the_codecs_delay(
+    fade: float, chunk_frames: int, speaker: Speaker, vyvo_golden: dict[str, Array]
+) -> None:
+    codes = speaker.format.codes(vyvo_golden["greedy.tokens"][0])
+    chosen = speaker.plan(None, True, {"fade_out": fade, "chunk_frames": chunk_frames}).chosen
+    chunks = list(speaker.decoded(codes, chosen, snac.seeded(0)))
+    want = speaker.codec.decode(speaker.codec.deinterleave(codes), snac.seeded(0))
+    n = min(int(fade * 24000), len(want))
+    want[len(want) - n :] *= np.linspace(1, 0, n, dtype=np.float32)
+    assert np.abs(np.concatenate(chunks) - want).max() < 2e-5
+    if chunk_frames == 1 and fade <= 0.3:
+        assert len(chunks[-1]) < len(want)  # it streamed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("runaway_seconds", "inf"),
+        ("runaway_seconds_per_letter", "1e308"),
+        ("runaway_seconds", "nan"),
+        ("fade_out", "inf"),
+        ("fade_out", "-0.1"),
+        ("min_audio_frames", "-1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(name: str, value: str, speaker: Speaker) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} .*: wanted 0 (\.\. 1e\+09|or more)$"):
+        speaker.say("Hi.", **{name: value})  # type: ignore[arg-type]
+
+
+def test_counts_of_any_size_are_taken(speaker: Speaker) -> None:
+    huge: dict[str, Any] = dict.fromkeys(("max_new_tokens", "chunk_frames", "split_letters"), 10**400)
+    assert speaker.say("Hi.", greedy=True, **huge).samples().size
+
+
 def test_masking_all_logits_is_what_the_cut_heads_compute(speaker: Speaker, vyvo_golden: dict[str, Array]) -> None:
     form = speaker.format
     hidden = next(speaker.model.read(vyvo_golden["prompt_ids"][0].tolist(), [0]))

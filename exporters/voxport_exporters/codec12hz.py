@@ -13,8 +13,25 @@ from voxport_exporters.nets.codec12hz_config import DecoderConfig, EncoderConfig
 from voxport_exporters.nets.codec12hz_encoder import Analysis, Encoder
 from voxport_exporters.nets.speaker import SpeakerConfig, SpeakerEncoder
 from voxport_exporters.part import Part
+from voxport_exporters.recipe import Kind, Recipe, Rule
 from voxport_exporters.weights import Weights
 
+# Of the codec alone, chosen apart from the language model's. The transformer's few rows per call cost what its weights
+# weigh: by blocks it is as fast, and nearer to float32. The convolution to one channel has nothing to gain.
+_FP32 = [Rule("fp32", stage=f"codec_{name}") for name in ("decode", "analyse", "encode")]
+_WEIGHTS: dict[Kind, tuple[str, ...]] = {
+    "int8b": ("codebooks.*", "enter.*", "layers.*", "leave.*"),
+    "int8": ("pre_conv.*", "stretch.*", "smooth.*", "conv.*", "blocks.*"),
+}
+_INT8 = [Rule(kind, stage="codec_decode", weights=names) for kind, held in _WEIGHTS.items() for names in held]
+RECIPES = {"fp32": Recipe("codec-fp32", _FP32), "int8": Recipe("codec-int8", [*_FP32, *_INT8])}
+
+DEFAULTS = {  # upstream's, where config.json is silent
+    "encoder_valid_num_quantizers": 16,
+    "output_sample_rate": 24000,
+    "decode_upsample_rate": 1920,
+    "encode_downsample_rate": 1920,
+}
 STEP = 4  # frames per decoder call: fewer stream the weights more often, many more leave the cache
 READ = 8  # frames per call of the encoder's convolutions
 
@@ -57,10 +74,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
-    wanted = {"decoder_config", "encoder_config", "encoder_valid_num_quantizers", "output_sample_rate"}
-    if not isinstance(config, dict) or wanted - config.keys():
-        raise ValueError(f"{path}: not the config of a 12 Hz speech tokenizer; wanted {', '.join(sorted(wanted))}")
-    return config
+    held = config if isinstance(config, dict) else {}
+    missing = [name for name in ("decoder_config", "encoder_config") if not isinstance(held.get(name), dict)]
+    if missing:
+        raise ValueError(f"{path}: not the config of a 12 Hz speech tokenizer; it lacks {', '.join(missing)}")
+    return DEFAULTS | config
 
 
 def _agree(folder: Path, config: Mapping[str, Any], key: str, frame: int) -> None:

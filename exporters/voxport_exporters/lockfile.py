@@ -13,6 +13,8 @@ Confidence = Literal["A", "A+V", "B", "B+V", "C", "?", "confirmed"]
 Commit = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")  # what makes a checkpoint that one and no other
+
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One file of a repository, pinned by its sha256, or one pattern of files nobody has pinned yet."""
@@ -157,6 +159,10 @@ def _row(file: File) -> str:
 
 
 def holding(hashes: set[str], lock_file: Path | None = None) -> dict[str, str]:
-    """id -> revision of the repositories that hold a file of one of these sha256."""
+    """id -> revision of the repositories that hold a file of weights of one of these sha256.
+
+    Configs do not count: many checkpoints that were trained further have those of the model they began as.
+    """
     repos = [repo for model in read(lock_file).values() for repo in model.repo]
-    return {r.id: r.revision for r in repos if r.revision and hashes & {f.sha256 for f in r.files}}
+    weights = ((r, {f.sha256 for f in r.files if f.path.endswith(WEIGHTS)}) for r in repos)
+    return {r.id: r.revision for r, held in weights if r.revision and hashes & held}

@@ -5,22 +5,44 @@ x W becomes, with x quantized per tensor to uint8 at run time and W per output c
     portable  DynamicQuantizeLinear, MatMulInteger, Cast, Mul          (ai.onnx)
     cpu       DynamicQuantizeLinear, com.microsoft MatMulIntegerToFloat (one kernel, the bias inside)
 
-MatMuls that read the same x share its quantization.
+MatMuls that read the same x share its quantization. Where x is gathered from another tensor, as the windows of a
+convolution are, that one is quantized and its bytes are gathered: the same values, several times fewer.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import NodeProto, helper, numpy_helper
+from torch import nn
 
 from voxport_exporters.part import CONTRIB, OPSET
 from voxport_exporters.store import Store
 
 Array = np.ndarray
+
+
+@runtime_checkable
+class Convolutions(Protocol):
+    """A module of a net that computes its convolutions in either of two ways, by weights of the same names.
+
+    There are no int8 kernels for Conv worth using (facts/ort_perf.md 3.2), and no float32 MatMul as fast as Conv.
+    """
+
+    def multiply(self, yes: bool) -> None:
+        """From now on they are MatMuls, with weights [inputs, outputs]; or Conv again."""
+
+
+def prepare(net: nn.Module, int8: Callable[[str], bool]) -> None:
+    """Before the trace: where one weight of such a module, by its name in the net, is to be int8, it multiplies."""
+    for prefix, module in net.named_modules():
+        if isinstance(module, Convolutions):
+            own = [name for name, p in net.named_parameters() if name.startswith(f"{prefix}.") and p.dim() > 1]
+            module.multiply(any(int8(name) for name in own))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +79,10 @@ def int8(model: onnx.ModelProto, weights: set[str], target: str, store: Store | 
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    makers = {name: node for node in graph.node for name in node.output}
     quantized: set[str] = set()
     absorbed: set[int] = set()
+    moved: set[int] = set()
     nodes: list[NodeProto] = []
     for node in graph.node:
         if id(node) in absorbed:
@@ -68,10 +92,15 @@ def int8(model: onnx.ModelProto, weights: set[str], target: str, store: Store | 
             nodes.append(node)
             continue
         x, w, out = node.input[0], layer.weight, node.output[0]
-        if x not in quantized:
-            quantized.add(x)
-            nodes.append(helper.make_node("DynamicQuantizeLinear", [x], [f"{x}.q", f"{x}.scale", f"{x}.zero"]))
-        feed = [f"{x}.q", f"{w}.int8", f"{x}.scale", f"{w}.scale", f"{x}.zero"]
+        moves = side_by_side(x, makers, values)
+        whole = moves[0].input[0] if moves else x
+        if whole not in quantized:
+            outputs = [f"{whole}.q", f"{whole}.scale", f"{whole}.zero"]
+            nodes.append(helper.make_node("DynamicQuantizeLinear", [whole], outputs))
+        nodes += [_on_bytes(move) for move in moves if move.output[0] not in quantized]
+        quantized |= {whole, *(move.output[0] for move in moves)}
+        moved |= {id(move) for move in moves}
+        feed = [f"{x}.q", f"{w}.int8", f"{whole}.scale", f"{w}.scale", f"{whole}.zero"]
         if target == "cpu":
             bias = bias_after(readers.get(out, []), out, values)
             if bias is not None:
@@ -88,7 +117,7 @@ def int8(model: onnx.ModelProto, weights: set[str], target: str, store: Store | 
                 helper.make_node("Mul", [f"{out}.float", f"{out}.scale"], [out]),
             ]
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(_without(nodes, moved, {value.name for value in graph.output}))
     for w in {layer.weight for layer in chosen.values()}:
         q, scale = int8_weight(store.read(w))
         store.write(f"{w}.int8", q)
@@ -98,6 +127,33 @@ def int8(model: onnx.ModelProto, weights: set[str], target: str, store: Store | 
         store.drop(w)
     if target == "cpu" and not any(o.domain == CONTRIB for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+
+
+def side_by_side(x: str, makers: Mapping[str, NodeProto], constants: Container[str]) -> list[NodeProto]:
+    """The Gather and the Reshape that lay rows of a computed tensor side by side as x; none if x is made otherwise."""
+    reshape = makers.get(x)
+    gather = makers.get(reshape.input[0]) if reshape is not None and reshape.op_type == "Reshape" else None
+    if reshape is None or gather is None or gather.op_type != "Gather" or gather.input[0] in constants:
+        return []
+    return [gather, reshape]
+
+
+def _on_bytes(move: NodeProto) -> NodeProto:
+    """The same movement of the quantized values."""
+    other = NodeProto()
+    other.CopyFrom(move)
+    other.input[0], other.output[0], other.name = f"{move.input[0]}.q", f"{move.output[0]}.q", ""
+    return other
+
+
+def _without(nodes: list[NodeProto], moved: set[int], outputs: set[str]) -> list[NodeProto]:
+    """Without those in `moved` (by id) whose results nobody reads any more."""
+    read, kept = {name for node in nodes for name in node.input if id(node) not in moved} | outputs, []
+    for node in reversed(nodes):
+        if id(node) not in moved or not read.isdisjoint(node.output):
+            read.update(node.input)
+            kept.append(node)
+    return kept[::-1]
 
 
 def bias_after(readers: list[NodeProto], value: str, constants: dict[str, onnx.TensorProto]) -> NodeProto | None:

@@ -6,7 +6,7 @@ codec_analyse, codec_encode and speaker_encode (codec12hz.py).
 What the manifest says, for the runtime:
 
     variant    <size>-<type>: 0.6b or 1.7b (tts_model_size), base, customvoice or voicedesign
-    tokens     text ids: im_start, im_end, assistant, tts_pad, tts_bos, tts_eos
+    tokens     text ids: tts_pad, tts_bos, tts_eos
                codec ids: codec.pad, codec.bos, codec.eos, codec.think, codec.nothink, codec.think_bos, codec.think_eos;
                codec.suppressed: this id and all above it but codec.eos are never drawn;
                language.<name>, speaker.<name>: names as in the config, lower case;
@@ -22,40 +22,27 @@ What the manifest says, for the runtime:
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors.numpy import save_file
 
-from voxport.bundle import Bundle, Setting
+from voxport.bundle import Bundle
 from voxport.qwen3tts import Speaker, rehearse
 from voxport_exporters import codec12hz, qwen3tts_text
-from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.nets.codec12hz_config import DecoderConfig
 from voxport_exporters.nets.predictor import Predictor
+from voxport_exporters.nets.speaker import SpeakerConfig
 from voxport_exporters.nets.talker import CodeTable, FrameTable, Talker, TextTable
 from voxport_exporters.pack import Job
 from voxport_exporters.part import Part
+from voxport_exporters.qwen3tts_config import Held, predictor, read_config, sampling, talker
+from voxport_exporters.qwen3tts_config import variant as variant_of
 from voxport_exporters.qwen3tts_stages import embed_stage, frame_stage, predictor_part, talker_stage
 from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.weights import Weights
 
-SIZES = {"0b6": "0.6b", "1b7": "1.7b"}
-TYPES = {"base": "base", "custom_voice": "customvoice", "voice_design": "voicedesign"}
 CAPACITY = 512  # cached tokens a typical step runs beside; sizes the traced example only
 SUPPRESSED = 1024  # ids at the end of the talker's vocabulary that upstream never draws, the end but one
 LEAST_TOKENS = 2  # upstream's min_new_tokens
-# What upstream's code falls back on where generation_config.json is silent.
-DEFAULTS: dict[str, Setting] = {
-    "do_sample": True,
-    "temperature": 0.9,
-    "top_k": 50,
-    "top_p": 1.0,
-    "repetition_penalty": 1.05,
-    "subtalker_dosample": True,
-    "subtalker_temperature": 0.9,
-    "subtalker_top_k": 50,
-    "subtalker_top_p": 1.0,
-    "max_new_tokens": 2048,
-}
 
 # Tables keep what a checkpoint in bf16 says; heads keep 8 bits: as fp32 the predictor's would be a fifth of all that a
 # frame reads.
@@ -77,8 +64,7 @@ RECIPES = {
     "fp32": Recipe("fp32"),
 }
 DEFAULT_RECIPE = "mixed"
-
-Held = dict[str, Any]
+CODEC_RECIPES = codec12hz.RECIPES
 
 
 def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Job:
@@ -90,10 +76,13 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
     folder = _find(root, variant)
     config = read_config(folder / "config.json")
     codec = codec or folder / "speech_tokenizer"
+    if not codec.is_dir():
+        raise FileNotFoundError(f"{codec}: no such folder; it is part of every release: name yours with --codec")
     speech = codec12hz.read_config(codec / "config.json")
     base = config["tts_model_type"] == "base"
     weights = _weights(folder)
-    talker = _talker(config)
+    held = config["talker_config"]
+    _belongs(codec / "config.json", speech, held, base)
     words, read = qwen3tts_text.tokenizer(folder)
     generation = folder / "generation_config.json"
     beside = [p for p in (generation,) if p.is_file()]
@@ -104,22 +93,28 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
 
     return Job(
         system="qwen3tts",
-        variant=_variant(config),
+        variant=variant_of(config),
         sample_rate=int(speech["output_sample_rate"]),
         parts=all_parts(),
-        checkpoint=(folder / "config.json", weights, *beside, *read, codec / "config.json", _weights(codec)),
+        checkpoint=(
+            *(folder / "config.json", *_files(weights), *beside, *read),
+            *(codec / "config.json", *_files(_weights(codec))),
+        ),
         root=folder,
         schedule={
-            "books": config["talker_config"]["num_code_groups"],
-            "codes": config["talker_config"]["code_predictor_config"]["vocab_size"],
+            "books": held["num_code_groups"],
+            "codes": held["code_predictor_config"]["vocab_size"],
             "frame": int(speech["decode_upsample_rate"]),
             "least_tokens": LEAST_TOKENS,
-            "context": config["talker_config"].get("max_position_embeddings", 32768),
-            "instruct": int(not base and _variant(config) != "0.6b-customvoice"),
-        },
-        tokens=tokens(config, talker.vocab),
-        sampling=_sampling(generation, base),
-        voices=sorted(config["talker_config"].get("spk_id") or {}),
+            "context": held["max_position_embeddings"],
+            "instruct": int(not base and variant_of(config) != "0.6b-customvoice"),
+        }
+        | ({"reference.mel_frames": SpeakerConfig.of(config["speaker_encoder_config"]).least} if base else {}),
+        tokens=tokens(config),
+        sampling=sampling(generation)
+        | {"non_streaming_mode": not base}
+        | ({"x_vector_only_mode": False} if base else {}),
+        voices=sorted(held["spk_id"]),
         files={"tokenizer.json": words},
         golden=_golden,
     )
@@ -134,10 +129,10 @@ def _find(root: Path, variant: str | None) -> Path:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     if (root / "config.json").is_file():
-        held = {_variant(read_config(root / "config.json")): root}
+        held = {variant_of(read_config(root / "config.json")): root}
     else:
         found = (p for p in sorted(root.glob("*/config.json")) if '"qwen3_tts"' in p.read_text(errors="replace"))
-        held = {_variant(read_config(p)): p.parent for p in found}
+        held = {variant_of(read_config(p)): p.parent for p in found}
     if variant is None and len(held) == 1:
         return next(iter(held.values()))
     if variant not in held:
@@ -153,49 +148,39 @@ def _weights(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder}: no model.safetensors and no index of shards")
 
 
-def read_config(path: Path) -> Held:
-    """The config.json of a model, checked for what every use of it needs."""
-    try:
-        config: Held = json.loads(path.read_text())
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    wanted = {"talker_config", "tts_model_type", "tts_model_size", "tts_pad_token_id", "tts_bos_token_id"}
-    missing = sorted(wanted - config.keys()) if isinstance(config, dict) else sorted(wanted)
-    if missing or config.get("model_type") != "qwen3_tts":
-        raise ValueError(f"{path}: not the config of a Qwen3-TTS model; it lacks {', '.join(missing) or 'model_type'}")
-    if config["tts_model_type"] not in TYPES:
-        raise ValueError(f"{path}: tts_model_type {config['tts_model_type']!r}: wanted one of {', '.join(TYPES)}")
-    if config.get("tokenizer_type", "qwen3_tts_tokenizer_12hz") != "qwen3_tts_tokenizer_12hz":
-        raise ValueError(f"{path}: tokenizer_type {config['tokenizer_type']}: only the 12 Hz tokenizer is supported")
-    return config
+def _files(weights: Path) -> list[Path]:
+    """The file, or an index and its shards."""
+    if weights.suffix != ".json":
+        return [weights]
+    shards = set(json.loads(weights.read_text())["weight_map"].values())
+    return [weights, *sorted(weights.parent / name for name in shards)]
 
 
-def _variant(config: Held) -> str:
-    size = str(config["tts_model_size"])
-    return f"{SIZES.get(size, size)}-{TYPES[config['tts_model_type']]}"
-
-
-def _talker(config: Held) -> DecoderConfig:
-    return DecoderConfig.of({**config["talker_config"], "model_type": "qwen3"})
+def _belongs(path: Path, speech: Held, talker: Held, base: bool) -> None:
+    """ValueError when the codec does not speak the talker's codes."""
+    books, codes = talker["num_code_groups"], talker["code_predictor_config"]["vocab_size"]
+    decoder = DecoderConfig.of(speech["decoder_config"])
+    heard = speech["encoder_valid_num_quantizers"] if base else books
+    if (decoder.num_quantizers, heard) != (books, books) or decoder.codebook_size < codes:
+        raise ValueError(
+            f"{path}: {decoder.num_quantizers} codes of {decoder.codebook_size} per frame (encoder: {heard}), the "
+            f"talker says {books} of {codes}: they do not belong together; name the model's own codec with --codec"
+        )
 
 
 def parts(weights: Weights, config: Held) -> Iterator[Part]:
     """The language model's graphs and the speaker encoder; every key of `weights` is accounted for by the last one."""
     held = config["talker_config"]
     w, books, width, vocab = weights.at("talker"), held["num_code_groups"], held["hidden_size"], held["vocab_size"]
-    talker = _talker(config)
-    predictor = DecoderConfig.of({**held["code_predictor_config"], "model_type": "qwen3"})
-    inputs = held["text_hidden_size"]
-    text = TextTable(w, held["text_vocab_size"], inputs, width, held.get("hidden_act", "silu"))
+    heard, rest = talker(config), predictor(config)
+    text = TextTable(w, held["text_vocab_size"], held["text_hidden_size"], width, held["hidden_act"])
     yield Part(embed_stage("text_embed", width), text, {"tokens": 1})
     yield Part(embed_stage("codec_embed", width), CodeTable(w, vocab, width), {"tokens": 1})
     if config["tts_model_type"] == "base":
-        frames = FrameTable(w, vocab, predictor.vocab, books, width)
+        frames = FrameTable(w, vocab, rest.vocab, books, width)
         yield Part(frame_stage(books, width), frames, {"frames": 1})
-    yield predictor_part(Predictor(w, predictor, books, vocab, width))
-    yield Part(talker_stage(talker), Talker(w, talker), {"batch": 1, "time": 1, "capacity": CAPACITY})
+    yield predictor_part(Predictor(w, rest, books, vocab, width))
+    yield Part(talker_stage(heard), Talker(w, heard), {"batch": 1, "time": 1, "capacity": CAPACITY})
     if config["tts_model_type"] == "base":
         yield codec12hz.speaker_part(weights, config["speaker_encoder_config"])
     else:
@@ -203,27 +188,19 @@ def parts(weights: Weights, config: Held) -> Iterator[Part]:
     weights.finish()
 
 
-def tokens(config: Held, vocab: int) -> dict[str, int]:
+def tokens(config: Held) -> dict[str, int]:
     """Every id the prompt and the token rule need, by name: see the top of this file."""
     held = config["talker_config"]
-    text = {"im_start": "im_start_token_id", "im_end": "im_end_token_id", "assistant": "assistant_token_id"}
-    text |= {f"tts_{n}": f"tts_{n}_token_id" for n in ("pad", "bos", "eos")}
+    text = {f"tts_{n}": f"tts_{n}_token_id" for n in ("pad", "bos", "eos")}
     codec = {n: f"codec_{n}_id" for n in ("pad", "bos", "think", "nothink", "think_bos", "think_eos")}
     codec |= {"eos": "codec_eos_token_id"}
-    languages, speakers = held["codec_language_id"], held.get("spk_id") or {}
-    dialects = {s: d for s, d in (held.get("spk_is_dialect") or {}).items() if d}
+    languages, speakers = held["codec_language_id"], held["spk_id"]
+    dialects = {s: d for s, d in held["spk_is_dialect"].items() if d}
     return {
         **{name: config[key] for name, key in text.items()},
         **{f"codec.{name}": held[key] for name, key in codec.items()},
-        "codec.suppressed": max(0, vocab - SUPPRESSED),
+        "codec.suppressed": max(0, held["vocab_size"] - SUPPRESSED),
         **{f"language.{name.lower()}": i for name, i in languages.items()},
         **{f"speaker.{name.lower()}": i for name, i in speakers.items()},
         **{f"dialect.{name.lower()}": languages[dialect] for name, dialect in dialects.items()},
     }
-
-
-def _sampling(path: Path, base: bool) -> dict[str, Setting]:
-    held = json.loads(path.read_text()) if path.is_file() else {}
-    settings = {name: held.get(name, default) for name, default in DEFAULTS.items()}
-    settings["non_streaming_mode"] = not base
-    return settings | ({"x_vector_only_mode": False} if base else {})

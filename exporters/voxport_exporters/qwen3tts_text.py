@@ -11,18 +11,29 @@ SPLIT = (
 )
 
 
-def tokenizer(folder: Path) -> tuple[Path | bytes, tuple[Path, ...]]:
-    """(tokenizer.json of a model's folder or its contents, the files it was made from)."""
+def tokenizer(folder: Path) -> tuple[bytes, tuple[Path, ...]]:
+    """(contents of tokenizer.json for a model's folder, the files it was made from).
+
+    Every added token is marked as special there, those like <think> too: what the runtime reads as plain text is then
+    all of a user's text.
+    """
     whole = folder / "tokenizer.json"
     if whole.is_file():
-        return whole, (whole,)
+        try:
+            held = json.loads(whole.read_text())
+            held["added_tokens"] = [token | {"special": True} for token in held.get("added_tokens", [])]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{whole}: not a tokenizer.json: {error}") from None
+        return json.dumps(held, ensure_ascii=False).encode(), (whole,)
     files = tuple(folder / name for name in ("vocab.json", "merges.txt", "tokenizer_config.json"))
     try:
         vocab, merges, config = (path.read_text() for path in files)
         added = json.loads(config).get("added_tokens_decoder", {})
         made = {
             "version": "1.0",
-            "added_tokens": [{"id": int(i), **token} for i, token in sorted(added.items(), key=lambda a: int(a[0]))],
+            "added_tokens": [
+                {"id": int(i), **token, "special": True} for i, token in sorted(added.items(), key=lambda a: int(a[0]))
+            ],
             "normalizer": {"type": "NFC"},
             "pre_tokenizer": {
                 "type": "Sequence",

@@ -10,6 +10,8 @@ import msgspec
 
 Kind = Literal["fp32", "int8", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
 
+BLOCKS = (16, 32, 64, 128, 256)  # that onnxruntime's kernel takes
+
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights of `stage` whose name matches `weights` (patterns as in file names) become `kind`."""
@@ -18,6 +20,10 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stage: str = "*"
     weights: str = "*"
     block: int = 128  # inputs that share a scale: int8b, int4, hqq4
+
+    def __post_init__(self) -> None:
+        if self.block not in BLOCKS:
+            raise ValueError(f"block {self.block}: wanted one of {', '.join(map(str, BLOCKS))}")
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

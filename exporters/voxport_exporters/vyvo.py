@@ -7,6 +7,7 @@ gives all logits, for runs without the grammar. `codec_decode` and `codec_encode
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from voxport.stage import Stage, Tensor
 from voxport.vyvo import Speaker, rehearse
 from voxport_exporters import snac, vyvo_tokens
 from voxport_exporters.fidelity import fidelity
-from voxport_exporters.lora import merge
+from voxport_exporters.lora import EMBEDDING, HEAD, merge
 from voxport_exporters.nets.decoder import Head, LanguageModel, state_of
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.snac_config import SnacConfig
@@ -108,9 +109,9 @@ def job(
 
     def all_parts() -> Iterator[Part]:
         read = Weights.open(lm)
-        yield from parts(
-            merge(read, lora) if lora else read, config, table["AUDIO_TOKENS_START"], table["END_OF_SPEECH"]
-        )
+        read = merge(read, lora, tied=_tied(read, config)) if lora else read
+        own = replace(config, tied=_tied(read, config))
+        yield from parts(read, own, table["AUDIO_TOKENS_START"], table["END_OF_SPEECH"])
         yield from snac.parts(Weights.open(speech_weights), speech)
 
     return Job(
@@ -193,6 +194,17 @@ def read_config(path: Path) -> DecoderConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _tied(weights: Weights, config: DecoderConfig) -> bool:
+    """Whether the head is the embedding: not where the file holds another one, whatever its config says.
+
+    That is how transformers reads such a file; merging an adapter that trained either in full makes one.
+    """
+    if not config.tied or not weights.has(HEAD):
+        return config.tied
+    head, embedding = (weights.take(key, *weights.shape(key)) for key in (HEAD, EMBEDDING))
+    return torch.equal(head, embedding)
+
+
 def parts(weights: Weights, config: DecoderConfig, audio_start: int, end_of_speech: int) -> Iterator[Part]:
     """The graphs of the language model; every key of `weights` is accounted for when the last one has been taken.
 
@@ -209,7 +221,7 @@ def parts(weights: Weights, config: DecoderConfig, audio_start: int, end_of_spee
     starts = [audio_start + p * CODES for p in range(POSITIONS)]
     heads = {f"head.{p}": Head(weights, config, [(at, at + CODES), end]) for p, at in enumerate(starts)}
     heads["head"] = Head(weights, config)
-    weights.drop("lm_head.weight", "the embedding is the head") if config.tied else None
+    weights.drop(HEAD, "the embedding is the head") if config.tied else None
     weights.finish()
 
     def sample() -> tuple[torch.Tensor, ...]:

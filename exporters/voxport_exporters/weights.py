@@ -230,6 +230,16 @@ class Weights:
             lambda key: shapes.get(key) or shape(key),
         )
 
+    def copied(self, source: str, name: str) -> "Weights":
+        """The same keys and `name`, which holds what `source` holds."""
+        read, shape = self._read, self._shape
+        return Weights(
+            self.source,
+            self._keys | {name},
+            lambda key: read(source if key == name else key),
+            lambda key: shape(source if key == name else key),
+        )
+
     def drop(self, pattern: str, why: str) -> None:
         """Accounts for keys that are not needed; `pattern` as in file names. The reason is for the reader."""
         assert why

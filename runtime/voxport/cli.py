@@ -139,6 +139,7 @@ def convert(
     """
     from voxport import convert as job
     from voxport import load
+    from voxport.folder import each
 
     if rate is not None and source != "-":
         raise BadInput(f"--rate {rate}: only raw stdin (-) needs it; {source} says its own rate")
@@ -149,15 +150,20 @@ def convert(
         raise BadInput(f"{bundle}: {converter.bundle.manifest.system} makes speech from text; use voxport say")
     options = job.Options(mode, chunk_factor, rate, float32)
     if source != "-" and Path(source).is_dir():
-        failed = job.folder(converter, Path(source), target, options)
-        for line in failed:
-            click.echo(f"not converted: {line}", err=True)
-        if failed:
-            raise click.ClickException(f"{len(failed)} file(s) could not be converted; the rest is in {target}")
+        kinds = job.AUDIO, ".wav", "audio"
+        told(each(Path(source), target, *kinds, lambda a, b: job.one(converter, str(a), str(b), options)), target)
     else:
         job.one(converter, source, target, options)
     if target != "-":
         click.echo(target)
+
+
+def told(failed: list[str], target: str) -> None:
+    """Says which files of a folder failed; exit code 1 if any did."""
+    for line in failed:
+        click.echo(f"not converted: {line}", err=True)
+    if failed:
+        raise click.ClickException(f"{len(failed)} file(s) could not be converted; the rest is in {target}")
 
 
 @main.command()

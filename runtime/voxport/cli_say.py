@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxport.cli import BUNDLE, NO_CHECK, THREADS, BadInput, main
+from voxport.cli import BUNDLE, NO_CHECK, THREADS, BadInput, main, told
 
 if TYPE_CHECKING:
     from voxport.session import Array
@@ -70,7 +70,11 @@ def say(
     if out == PIPE and (as_json or float32):
         raise BadInput(f"{'--json' if as_json else '--float'}: stdout carries raw 16-bit audio; name a file")
     if text == PIPE:
-        text = sys.stdin.read()
+        text = sys.stdin.read().removesuffix("\n")
+    if any("\ud800" <= char <= "\udfff" for char in text):  # how Python hands on bytes that are none
+        raise BadInput("the text is not UTF-8")
+    if tokens is not None and not Path(tokens).absolute().parent.is_dir():
+        raise BadInput(f"{tokens}: there is no such folder to write to")
     speaker = _speaker(bundle, threads, no_check, "say")
     settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     unknown = settings.keys() - inspect.signature(speaker.say).parameters.keys()
@@ -125,12 +129,21 @@ def enroll(bundle: Path, ref: str, out: str, ref_text: str | None, threads: int 
 @THREADS
 @NO_CHECK
 def tokenize(bundle: Path, source: str, out: str, threads: int | None, no_check: bool) -> None:
-    """Audio to the codec's tokens, as a .npy file."""
+    """Audio to the codec's tokens: a file to a .npy file, or a folder of them to a folder."""
     from voxport import audio
+    from voxport.convert import AUDIO
+    from voxport.folder import each
     from voxport.speak import save_tokens
 
     codec = _speaker(bundle, threads, no_check, "tokenize")
-    save_tokens(out, codec.tokenize(*audio.read(source)))
+
+    def one(file: str | Path, to: str | Path) -> None:
+        save_tokens(str(to), codec.tokenize(*audio.read(file)))
+
+    if Path(source).is_dir():
+        told(each(Path(source), out, AUDIO, ".npy", "audio", one), out)
+    else:
+        one(source, out)
     click.echo(out)
 
 
@@ -145,16 +158,24 @@ def tokenize(bundle: Path, source: str, out: str, threads: int | None, no_check:
 def detokenize(
     bundle: Path, tokens: str, out: str, seed: int, float32: bool, threads: int | None, no_check: bool
 ) -> None:
-    """The codec's tokens to audio: what `tokenize` or `say --save-tokens` wrote."""
+    """The codec's tokens to audio: what `tokenize` or `say --save-tokens` wrote, or a folder of it."""
     from voxport.convert import PIPE
-    from voxport.speak import load_tokens
+    from voxport.folder import each
+    from voxport.speak import load_tokens, write
 
     codec = _speaker(bundle, threads, no_check, "detokenize")
-    try:
-        pieces = list(codec.detokenize(load_tokens(tokens), seed=seed))
-    except ValueError as error:
-        raise BadInput(f"{tokens}: {error}") from error
-    _write(out, pieces, codec.sample_rate, float32)
+
+    def pieces(file: str | Path) -> "list[Array]":
+        try:
+            return list(codec.detokenize(load_tokens(str(file)), seed=seed))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    if Path(tokens).is_dir():
+        make = lambda file, to: write(str(to), pieces(file), codec.sample_rate, float32)  # noqa: E731
+        told(each(Path(tokens), out, {".npy"}, ".wav", "token", make), out)
+    else:
+        _write(out, pieces(tokens), codec.sample_rate, float32)
     if out != PIPE:
         click.echo(out)
 

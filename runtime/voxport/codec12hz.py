@@ -128,17 +128,20 @@ class Encoder:
 class SpeakerEncoder:
     """A voice as a vector."""
 
-    def __init__(self, session: Session) -> None:
-        """`session`: the stage speaker_encode."""
-        self._session = session
+    def __init__(self, session: Session, least: int = 1) -> None:
+        """`session`: the stage speaker_encode; `least`: frames of mel it needs to reflect at the edges."""
+        self._session, self._least = session, max(LEAST_SAMPLES, least * HOP)
         (mel,), (embedding,) = session.stage.inputs, session.stage.outputs
         self.bands, self.width = int(mel.shape[1]), int(embedding.shape[0])
 
     def embed(self, samples: Samples) -> Samples:
         """float32 [n] at 24 kHz, at least 0.1 s -> the voice's x-vector [width], not normalised."""
         samples = _checked(samples)
-        if len(samples) < LEAST_SAMPLES:
-            raise ValueError(f"the reference has {len(samples)} samples; wanted at least {LEAST_SAMPLES} (0.1 s)")
+        if len(samples) < self._least:
+            raise ValueError(
+                f"the reference has {len(samples)} samples at {RATE} Hz; wanted at least {self._least} "
+                f"({self._least / RATE:.1f} s)"
+            )
         outputs, _ = self._session(self._session.start(), mel=speaker_mel(samples, self.bands))
         embedding: Samples = outputs["embedding"]
         return embedding

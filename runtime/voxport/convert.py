@@ -1,4 +1,4 @@
-"""Files, folders and pipes through a Converter, in bounded memory."""
+"""Files and pipes through a Converter, in bounded memory."""
 
 import sys
 from collections.abc import Iterator
@@ -86,33 +86,3 @@ def _raw(stream: BinaryIO) -> Iterator[Array]:
 def _refuse_overwriting(source: Path, target: str) -> None:
     if target != PIPE and Path(target).exists() and source.exists() and Path(target).samefile(source):
         raise ValueError(f"{target}: is the input; name another output")
-
-
-def folder(converter: Converter, source: Path, target: str, options: Options) -> list[str]:
-    """Every audio file below `source` to a .wav at the same place below `target`.
-
-    Returns one line per file that could not be converted. Raises ValueError when there is nothing to convert.
-    """
-    if target == PIPE:
-        raise ValueError(f"{source}: is a folder; name an output folder")
-    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in AUDIO and p.is_file())
-    if not files:
-        raise ValueError(f"{source}: holds no audio files ({', '.join(sorted(AUDIO))})")
-    if Path(target).is_file():
-        raise ValueError(f"{target}: is a file; {source} is a folder and needs an output folder")
-    inputs = {p.resolve() for p in files}
-    failed, done = [], set[Path]()
-    for file in tqdm(files, desc="convert", unit="file", disable=not sys.stderr.isatty(), delay=1):
-        out = Path(target) / file.relative_to(source).with_suffix(".wav")
-        try:
-            if out.resolve() in inputs:
-                raise ValueError(f"{out}: is one of the inputs; name another output folder")
-            if out in done:
-                raise ValueError(f"{file}: would overwrite {out}, made from a file of the same name")
-            done.add(out)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            one(converter, str(file), str(out), options)
-        except (ValueError, OSError) as error:
-            text = " ".join(str(error).split())
-            failed.append(text if str(file) in text else f"{file}: {text}")
-    return failed

@@ -17,7 +17,8 @@ from voxport.sampler import Sampling
 from voxport.session import Array, Session
 from voxport.text import left_padded
 
-PREFILL = 512  # tokens in one call at most: the mask grows with tokens x context
+PREFILL = 512  # tokens in one call: the mask grows with tokens x context. Several rows go in at once: onnxruntime's
+# attention takes further tokens into a cache from one row only
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,9 @@ class Rows:
 
     def feed(self, name: str, tokens: Array) -> dict[str, Array]:
         """The graph's input `name`, tokens [rows, n, ...] -> its outputs at the last of them."""
-        for start in range(0, tokens.shape[1], PREFILL):
-            piece = np.ascontiguousarray(tokens[:, start : start + PREFILL])
+        most = PREFILL if len(tokens) == 1 else tokens.shape[1]
+        for start in range(0, tokens.shape[1], most):
+            piece = np.ascontiguousarray(tokens[:, start : start + most])
             feed = {name: piece, "past": self._past, "pads": self._pads}
             made, self._state = self._session(self._state, into=None, **feed)
             self._past = self._past + piece.shape[1]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
+import numpy as np
+
 from voxport.bundle import Bundle, Setting
 from voxport.qwen3tts_lm import Rule
 from voxport.qwen3tts_prompt import Prompts
@@ -144,5 +146,14 @@ class Requests:
             raise ValueError(
                 "this voice was enrolled without a transcript; enroll it again with --ref-text, or "
                 "--set x_vector_only_mode=true"
+            )
+        books, size = (self._bundle.manifest.schedule[name] for name in ("books", "codes"))
+        codes = np.zeros((0, books)) if x_vector_only else voice.codes
+        in_range = codes.shape[1] == books and ((codes >= 0) & (codes < size)).all()
+        if not in_range or not np.isfinite(voice.embedding).all():
+            raise ValueError(
+                f"this voice has {codes.shape[1]} codes per frame, up to {codes.max(initial=0):.0f}, or NaN in its "
+                f"embedding; wanted {books} of 0 .. {size - 1}: it is another model's, or damaged; enroll the "
+                "reference with this bundle"
             )
         return voice

@@ -49,7 +49,9 @@ class Listener:
         if "codec_encode" in stages:
             self.encoder = codec12hz.Encoder(session("codec_analyse", threads), session("codec_encode", threads))
         if "speaker_encode" in stages:
-            self.embedder = codec12hz.SpeakerEncoder(session("speaker_encode", threads))
+            self.embedder = codec12hz.SpeakerEncoder(
+                session("speaker_encode", threads), bundle.manifest.schedule["reference.mel_frames"]
+            )
 
     def codes(self, samples: Array, rate: int) -> Array:
         """Samples float32 [n] at `rate` Hz -> codes int64 [frames, books]. ValueError: too long, or no encoder."""

@@ -1,7 +1,8 @@
 """Settings and scores -> token. Every draw is an argument, so nothing here remembers or draws anything.
 
 The order is that of transformers' processors: repetition penalty, what the grammar allows (the caller passes only the
-allowed scores), temperature, top-k, top-p, softmax, one draw (facts/vyvo.md 5). All float32, as there.
+allowed scores), temperature, top-k, top-p, softmax, one draw (facts/vyvo.md 5). All float32, as
+there; cumulative sums are added in float64, as there.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from voxport.session import Array
 
 Scores = npt.NDArray[np.float32]
 
+RANGE = 1e-9, 1e9  # of temperature and penalty: scores stay finite in float32 after both
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -25,14 +28,14 @@ class Sampling:
     repetition_penalty: float  # above 0; above 1 makes what was said before less likely
 
     def __post_init__(self) -> None:
+        least, most = RANGE
         laws = {
-            f"temperature {self.temperature}: wanted above 0 (for the best token every time use --greedy)": (
-                0 < self.temperature < np.inf
-            ),
+            f"temperature {self.temperature}: wanted above 0, {least:g} .. {most:g} "
+            "(for the best token every time use --greedy)": least <= self.temperature <= most,
             f"top_k {self.top_k}: wanted 1 or more, or 0 for all": self.top_k >= 0,
             f"top_p {self.top_p}: wanted above 0, up to 1": 0 < self.top_p <= 1,
-            f"repetition_penalty {self.repetition_penalty}: wanted above 0 (1 is none)": (
-                0 < self.repetition_penalty < np.inf
+            f"repetition_penalty {self.repetition_penalty}: wanted above 0, {least:g} .. {most:g} (1 is none)": (
+                least <= self.repetition_penalty <= most
             ),
         }
         for law, holds in laws.items():
@@ -60,7 +63,7 @@ class Sampling:
         if self.top_p < 1:
             # Upstream drops, worst first, while what is dropped holds no more than 1 - top_p; the best always stays.
             rising = np.sort(p)
-            first = int(np.searchsorted(np.cumsum(rising), np.float32(1 - self.top_p), side="right"))
+            first = int(np.searchsorted(_sums(rising), np.float32(1 - self.top_p), side="right"))
             stays = p >= rising[min(first, len(p) - 1)]
             kept, p = kept[stays], _softmax(scores[stays])
         return kept, p
@@ -68,7 +71,7 @@ class Sampling:
     def draw(self, scores: Scores, u: float) -> int:
         """scores [n], u even over [0, 1) -> the first id, ascending, whose cumulative probability exceeds u."""
         kept, p = self.chances(scores)
-        at = int(np.searchsorted(np.cumsum(p), np.float32(u), side="right"))
+        at = int(np.searchsorted(_sums(p), np.float32(u), side="right"))
         return int(kept[min(at, len(kept) - 1)])  # the sum may round to a little below 1
 
     def choose(self, scores: Scores, said: npt.NDArray[np.bool_], u: float | None) -> int:
@@ -85,6 +88,11 @@ class Sampling:
             float(settings["top_p"]),
             float(settings["repetition_penalty"]),
         )
+
+
+def _sums(p: Scores) -> Scores:
+    """Cumulative, rounded once each, as torch's: added in float32, another id is drawn now and then."""
+    return np.cumsum(p, dtype=np.float64).astype(np.float32)
 
 
 def _softmax(scores: Scores) -> Scores:

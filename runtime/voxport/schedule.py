@@ -6,8 +6,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def growing(items: Iterable[T], first: int, most: int) -> Iterator[list[T]]:
-    """Groups of items as they come: `first`, then a third of what has gone out, at least 1 and at most `most`.
+def growing(items: Iterable[T], first: int, most: int, least: int = 1) -> Iterator[list[T]]:
+    """Groups of items as they come: `first`, then a third of what has gone out, at least `least` and at most `most`.
 
     A player that started never runs dry while the items are made faster than they are played, and most of them go out
     in groups of the size that is cheap to work on. The last group is what is left, maybe nothing.
@@ -16,7 +16,7 @@ def growing(items: Iterable[T], first: int, most: int) -> Iterator[list[T]]:
     gone = 0
     for item in items:
         group.append(item)
-        if len(group) >= (min(most, max(1, gone // 3)) if gone else first):
+        if len(group) >= (min(most, max(least, gone // 3)) if gone else first):
             gone += len(group)
             yield group
             group = []

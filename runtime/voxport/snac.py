@@ -43,7 +43,7 @@ def silent(_block: int, _frame: int, n: int) -> Array:
 
 
 def given(arrays: Sequence[Array]) -> Noise:
-    """Draws made elsewhere: one array per noise block, float32 [columns of the whole audio]."""
+    """Draws made elsewhere: one array per noise block, float32 [draws of the whole audio, attention windows filled]."""
     return lambda block, frame, n: arrays[block][frame * n : (frame + 1) * n]
 
 
@@ -163,24 +163,26 @@ class Stream:
     def flush(self) -> Array:
         """Ends the stream: the samples still owed, up to the last complete column (of whole frames: all of them).
 
-        Then the stream starts anew. ValueError when the codes end inside an attention window.
+        Then the stream starts anew. Upstream's LocalMHA takes whole attention windows only, and a model ends where it
+        likes. What fills the last window is ours: zero codes, whose samples are cut away.
         """
         codec = self._codec
         end = self._known
-        if end % codec.unit:
-            raise ValueError(f"{end} columns of codes are not whole attention windows of {codec.unit}")
-        rest = self._finish(end * codec.hop)
+        filled = -(-end // codec.unit) * codec.unit
+        for level, stride in zip(self._levels, codec.strides, strict=True):
+            level.extend([0] * (-(-filled // stride) - len(level)))
+        rest = self._finish(end * codec.hop, filled)
         self._start()
         return rest
 
-    def _finish(self, samples: int) -> Array:
-        """What is still missing of the first `samples` samples, with nothing after the codes that have come."""
+    def _finish(self, samples: int, end: int) -> Array:
+        """What is still missing of the first `samples` samples, with nothing after column `end`."""
         codec = self._codec
         owed = samples - max(0, self._column * codec.hop - codec.delay)
         if owed <= 0:
             return np.empty(0, np.float32)
         units = -(-(samples + codec.delay) // (codec.hop * codec.unit))
-        return self._run(units * codec.unit, self._known)[:owed]
+        return self._run(units * codec.unit, end)[:owed]
 
     @property
     def _known(self) -> int:
@@ -254,7 +256,10 @@ class Orpheus:
         while len(self._codes) >= WINDOW * size:
             window = Stream(self._codec, self._shifted(self._frame))
             frame = self._codec.frame * self._codec.hop
-            heard = (window.feed(np.asarray(self._codes[: WINDOW * size])), window._finish(2 * frame))
+            heard = (
+                window.feed(np.asarray(self._codes[: WINDOW * size])),
+                window._finish(2 * frame, WINDOW * self._codec.frame),
+            )
             made.append(np.concatenate(heard)[frame : 2 * frame])
             del self._codes[:size]
             self._frame += 1

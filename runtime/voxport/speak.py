@@ -206,6 +206,7 @@ def save_voice(path: str | os.PathLike[str], system: str, arrays: dict[str, Arra
         raise ValueError(f"{path}: an enrolled voice is a .safetensors file")
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, target, {"voxport.system": system, **about})
+    target.chmod(0o644)  # safetensors makes private files
 
 
 def load_voice(path: str | os.PathLike[str], system: str) -> tuple[dict[str, Array], dict[str, str]]:

@@ -14,6 +14,7 @@ Runaway guard: without `greedy` and `max_new_tokens`, speech longer than `runawa
 `runaway_seconds_per_letter` for each letter (text.weight) is cut; `stopped` says so, and what was made is kept.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ from voxport.speak import CONTEXT, END, LIMIT, RUNAWAY, SENTENCE, Settings, Spee
 from voxport.text import Tokenizer, pieces, weight
 from voxport.vyvo_format import Dialect, Format, Voice
 
-AT_LEAST_0 = ("min_audio_frames", "split_letters", "runaway_seconds", "runaway_seconds_per_letter")
-LEAST = {"max_new_tokens": 1, "chunk_frames": 1} | dict.fromkeys(AT_LEAST_0, 0)
+SECONDS = ("fade_out", "runaway_seconds", "runaway_seconds_per_letter")
+LEAST = {"max_new_tokens": 1, "chunk_frames": 1} | dict.fromkeys(("min_audio_frames", "split_letters", *SECONDS), 0)
+MOST = dict.fromkeys(SECONDS, 1e9)  # counted in samples it is still a number
 
 Named = str | Voice | None
 
@@ -206,10 +208,9 @@ class Speaker:
             raise ValueError(f"dialect {dialect!r} is not one of {', '.join(get_args(Dialect))}")
         chosen = settings(defaults, [str(dialect), *(["clone"] if clone else [])], given)
         for name, least in LEAST.items():
-            if not float(chosen[name]) >= least:
-                raise ValueError(f"{name} {chosen[name]}: wanted {least} or more")
-        if not 0 <= float(chosen["fade_out"]) * self.sample_rate <= self.codec.delay:
-            raise ValueError(f"fade_out {chosen['fade_out']}: wanted 0 .. {self.codec.delay / self.sample_rate:.3f} s")
+            value, most = chosen[name], MOST.get(name, math.inf)
+            if not least <= value <= most:  # type: ignore[operator]  # a number, as its default is
+                raise ValueError(f"{name} {value}: wanted {least} " + (f".. {most:g}" if name in MOST else "or more"))
         grammar = None
         if chosen["constrained_decoding"]:
             grammar = self.format.grammar(clone, dialect, int(chosen["min_audio_frames"]))  # type: ignore[arg-type]
@@ -290,12 +291,19 @@ class Speaker:
     def decoded(self, frames: Iterable[Array], chosen: Settings, noise: snac.Noise) -> Iterator[Array]:
         """Codes, frame by frame -> float32 [n] as soon as it is settled; the end fades out."""
         stream = self.codec.stream(noise, chosen["codec_schedule"])  # type: ignore[arg-type]
+        exact = chosen["codec_schedule"] == "exact"  # Orpheus's never plays the end, so there is none to fade
+        fade = int(float(chosen["fade_out"]) * self.sample_rate) if exact else 0
+        hold = max(0, fade - self.codec.delay)  # what may have to fade and is not in the stream's end
+        held = np.empty(0, np.float32)
         first = self.codec.delay // (self.codec.frame * self.codec.hop) + 1
         for group in growing(frames, first, int(chosen["chunk_frames"])):
             if group:
-                yield stream.feed(np.concatenate(group))
-        tail = stream.flush()
-        fade = min(int(float(chosen["fade_out"]) * self.sample_rate), len(tail))  # no more than the codec's delay
+                held = np.concatenate((held, stream.feed(np.concatenate(group))))
+                ready = max(0, len(held) - hold)
+                yield held[:ready]
+                held = held[ready:]
+        tail = np.concatenate((held, stream.flush()))
+        fade = min(fade, len(tail))
         if fade:
             tail[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
         yield tail
@@ -315,7 +323,8 @@ def rehearse(speaker: Speaker) -> dict[str, Array]:
     Fixed, because one score that rounds the other way changes every token after it.
     """
     form, made = speaker.format, {}
-    codes = (draws.uniforms(0, "vyvo.rehearsal", 0, (6, form.frame)) * form.size).astype(np.int64)
+    frames = 6 * math.lcm(speaker.codec.frame, speaker.codec.unit) // speaker.codec.frame  # whole attention windows
+    codes = (draws.uniforms(0, "vyvo.rehearsal", 0, (frames, form.frame)) * form.size).astype(np.int64)
     prompt = [*speaker.prompt("One, two, three.", None, "current"), *form.grammar(False, "current", 0).forced]
     hidden = speaker.model.read(prompt, form.spoken(codes[:1]))
     for place, state in enumerate(hidden):

@@ -6,8 +6,18 @@ It looks only left, so with its state passed in and handed back any number of fr
     k.i, v.i     the keys (turned by their absolute position) and values of the last `sliding_window - 1` frames
     position     frames decoded so far
 
-Up to the first transposed convolution a sequence is [steps, channels] and every dense layer a MatMul; from there on it
-is [1, channels, steps] and the residual units are Conv1d, which onnxruntime runs at the machine's limit.
+A sequence is [steps, channels] and every dense layer a MatMul; what makes samples is in codec12hz_wave.py.
+
+Weights that a recipe may name, as the graph has them (kernels are MatMuls' only where int8, see codec12hz_wave.py):
+
+    pre_conv.weight  codebooks.project.weight                 of the frames
+    enter, leave, layers.<i>.{qkv,out,gate_up,down} .weight   the transformer
+    stretch.<i>.dense, smooth.<i>.{wide,narrow} .weight       upsampling before the blocks
+    conv.weight                                               kernel 7 before the blocks
+    blocks.<i>.up.dense.weight                                the transposed convolution of a block
+    blocks.<i>.units.<j>.conv1.weight                         kernel 7, dilated
+    blocks.<i>.units.<j>.conv2.weight                         kernel 1
+    out.dense.weight                                          to the wave
 """
 
 import torch
@@ -23,6 +33,7 @@ from voxport_exporters.nets.codec12hz_config import (
     PRE_KERNEL,
     DecoderConfig,
 )
+from voxport_exporters.nets.codec12hz_wave import Block, Conv, Snake, ToWave, Upsample, joined, tail
 from voxport_exporters.nets.rotary import (
     Linear,
     attend,
@@ -114,94 +125,6 @@ class ConvNeXt(nn.Module):
         return x + self.narrow(F.gelu(self.wide(y))), tail(c, past)
 
 
-class Snake(nn.Module):
-    """x + sin(a x)^2 / b per channel, a = exp(alpha), b = exp(beta). `last`: channels are the last axis."""
-
-    def __init__(self, w: Weights, channels: int, last: bool = False) -> None:
-        super().__init__()
-        shape = (channels,) if last else (channels, 1)
-        self.alpha = frozen(torch.exp(w.take("alpha", channels)).view(shape))
-        self.beta = frozen(torch.exp(w.take("beta", channels)).view(shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.snake(x, self.alpha, self.beta)
-
-
-class Upsample(nn.Module):
-    """Transposed convolution, kernel `reach * rate`, stride `rate`, as one MatMul: [steps, in] -> [steps * rate, out].
-
-    Step t of `rate` samples sees the inputs t and, where reach is 2, t - 1.
-    """
-
-    def __init__(self, w: Weights, inputs: int, outputs: int, rate: int, reach: int) -> None:
-        super().__init__()
-        taps = w.take("weight", inputs, outputs, reach * rate).unflatten(-1, (reach, rate))
-        self.dense = Linear(taps.permute(2, 0, 3, 1).reshape(reach * inputs, -1), w.take("bias", outputs).tile(rate))
-        self.rate = rate
-
-    def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
-        """x [steps, in], past [1, in]: the input before them, where reach is 2."""
-        if past is not None:
-            x = torch.cat((x, torch.cat((past, x[:-1]))), dim=1)
-        samples: Tensor = self.dense(x).unflatten(-1, (self.rate, -1))
-        return samples.flatten(0, 1)
-
-
-class Residual(nn.Module):
-    """x + conv1(snake(conv7(snake(x)))), the kernel-7 convolution dilated."""
-
-    def __init__(self, w: Weights, channels: int, dilation: int) -> None:
-        super().__init__()
-        self.dilation = dilation
-        self.act1, self.act2 = Snake(w.at("act1"), channels), Snake(w.at("act2"), channels)
-        self.weight1 = frozen(w.take("conv1.conv.weight", channels, channels, KERNEL))
-        self.bias1 = frozen(w.take("conv1.conv.bias", channels))
-        self.weight2 = frozen(w.take("conv2.conv.weight", channels, channels, 1))
-        self.bias2 = frozen(w.take("conv2.conv.bias", channels))
-
-    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """x [1, channels, steps], past [channels, context] -> same shape, next past."""
-        c = torch.cat((past[None], self.act1(x)), dim=-1)
-        y = self.act2(F.conv1d(c, self.weight1, self.bias1, dilation=self.dilation))
-        return x + F.conv1d(y, self.weight2, self.bias2), tail(c, past)
-
-
-class Block(nn.Module):
-    """Upsampling by `rate` and three residual units."""
-
-    def __init__(self, w: Weights, inputs: int, outputs: int, rate: int) -> None:
-        super().__init__()
-        self.act = Snake(w.at("0"), inputs, last=True)
-        self.up = Upsample(w.at("1.conv"), inputs, outputs, rate, reach=2)
-        self.units = nn.ModuleList(Residual(w.at(str(2 + j)), outputs, d) for j, d in enumerate(DILATIONS))
-
-    def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """x [steps, inputs] -> [1, outputs, steps * rate], next past."""
-        x = self.act(x)
-        after = [x[-1:]]
-        y = self.up(x, past[0]).T[None]
-        for unit, before in zip(self.units, past[1:], strict=True):
-            y, kept = unit(y, before)
-            after.append(kept)
-        return y, after
-
-
-def tail(c: Tensor, past: Tensor) -> Tensor:
-    """The last columns of c [1, channels, steps], as many as `past` [channels, context] has."""
-    return c[..., -past.shape[1] :].squeeze(0)
-
-
-def windows(x: Tensor, kernel: int) -> Tensor:
-    """x [kernel - 1 + steps, width] -> [steps, kernel * width]: what a convolution sees at each step, oldest first."""
-    steps = x.shape[0] - kernel + 1
-    return torch.cat([x[i : i + steps] for i in range(kernel)], dim=1)
-
-
-def dense_conv(w: Weights, inputs: int, outputs: int, kernel: int) -> Linear:
-    """A convolution's weights for `windows`."""
-    return Linear(w.take("weight", outputs, inputs, kernel).permute(2, 1, 0).flatten(0, 1), w.take("bias", outputs))
-
-
 class Decoder(nn.Module):
     """codes [frames, books] -> wave [frames, samples per frame] at 24 kHz, in [-1, 1]."""
 
@@ -210,7 +133,7 @@ class Decoder(nn.Module):
         self.config = c = config
         latent, hidden = c.latent_dim, c.hidden_size
         self.codebooks = Codebooks(w.at("quantizer"), c)
-        self.pre_conv = dense_conv(w.at("pre_conv.conv"), c.codebook_dim, latent, PRE_KERNEL)
+        self.pre_conv = Conv(w.at("pre_conv.conv"), c.codebook_dim, latent, PRE_KERNEL, product=True)
         t = w.at("pre_transformer")
         self.enter, self.leave = (
             Linear.of(t.at("input_proj"), latent, hidden),
@@ -224,13 +147,13 @@ class Decoder(nn.Module):
         self.stretch = nn.ModuleList(Upsample(v.at("0.conv"), latent, latent, r, reach=1) for v, r in rates)
         self.smooth = nn.ModuleList(ConvNeXt(v.at("1"), latent) for v in u)
         d, channels, last = w.at("decoder"), c.channels, len(c.upsample_rates) + 1
-        self.conv = dense_conv(d.at("0.conv"), latent, channels[0], KERNEL)
+        self.conv = Conv(d.at("0.conv"), latent, channels[0], KERNEL, product=True)
         self.blocks = nn.ModuleList(
-            Block(d.at(f"{i + 1}.block"), channels[i], channels[i + 1], rate) for i, rate in enumerate(c.upsample_rates)
+            Block(d.at(f"{i + 1}.block"), channels[i], channels[i + 1], rate, c.steps[i])
+            for i, rate in enumerate(c.upsample_rates)
         )
-        self.act = Snake(d.at(str(last)), channels[-1])
-        self.out = frozen(d.take(f"{last + 1}.conv.weight", 1, channels[-1], KERNEL))
-        self.out_bias = frozen(d.take(f"{last + 1}.conv.bias", 1))
+        self.act = Snake(d.at(str(last)), channels[-1], c.frame)
+        self.out = ToWave(d.at(f"{last + 1}.conv"), channels[-1])
 
     def forward(self, codes: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """codes int64 [frames, books], state as exporters/codec12hz.py declares it -> wave, next state."""
@@ -243,7 +166,7 @@ class Decoder(nn.Module):
         tap("dec.quantizer", x.T[None])
         x = torch.cat((rest.pop(0), x))
         after.append(x[-(PRE_KERNEL - 1) :])
-        x = self.pre_conv(windows(x, PRE_KERNEL))
+        x = self.pre_conv(x)
         tap("dec.pre_conv", x.T[None])
         x = self._transform(x, rest, kv)
         tap("dec.pre_transformer", x[None])
@@ -257,20 +180,18 @@ class Decoder(nn.Module):
 
         x = torch.cat((rest.pop(0), x))
         after.append(x[-(KERNEL - 1) :])
-        x = self.conv(windows(x, KERNEL))
+        x = self.conv(x)
         tap("dec.decoder.0", x.T[None])
         for i, block in enumerate(self.blocks):
             units = 1 + len(DILATIONS)
-            y, kept = block(x, rest[:units])
-            tap(f"dec.decoder.{i + 1}", y)
-            x = y.squeeze(0).T
+            x, kept = block(x, rest[:units])
+            tap(f"dec.decoder.{i + 1}", x.T[None])
             del rest[:units]
             after += kept
 
-        past = rest.pop(0)
-        y = torch.cat((past[None], self.act(y)), dim=-1)
-        after.append(tail(y, past))
-        wave = F.conv1d(y, self.out, self.out_bias).clamp(-1, 1)
+        y, kept = joined(rest.pop(0), self.act(x))
+        after.append(kept)
+        wave = self.out(y).clamp(-1, 1)
         return wave.view(frames, c.frame), *after, *kv
 
     def _transform(self, x: Tensor, rest: list[Tensor], kv: list[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch.nn.functional as F
@@ -22,12 +22,12 @@ class DecoderConfig:
     codebook_dim: int = 512
     num_quantizers: int = 16
     latent_dim: int = 1024
-    hidden_size: int = 512
-    intermediate_size: int = 1024
+    hidden_size: int = 1024
+    intermediate_size: int = 3072
     num_hidden_layers: int = 8
     num_attention_heads: int = 16
     num_key_value_heads: int = 16
-    head_dim: int = 64
+    head_dim: int = 0  # hidden_size / num_attention_heads, where the config has none
     attention_bias: bool = False
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-5
@@ -41,6 +41,8 @@ class DecoderConfig:
     def of(cls, params: Mapping[str, Any]) -> Self:
         """From the dict of config.json, whose further keys do not concern this net. ValueError names a broken law."""
         config = cls(**_known(cls, params))
+        size = config.head_dim or config.hidden_size // config.num_attention_heads
+        config = replace(config, head_dim=size)
         _hold(
             "decoder_config",
             {
@@ -66,6 +68,11 @@ class DecoderConfig:
     def frame(self) -> int:
         """Samples per frame."""
         return math.prod(self.upsample_rates) * math.prod(self.upsampling_ratios)
+
+    @property
+    def steps(self) -> list[int]:
+        """Per frame, that go into each block."""
+        return [math.prod((*self.upsampling_ratios, *self.upsample_rates[:i])) for i in range(len(self.upsample_rates))]
 
     @property
     def tails(self) -> dict[str, tuple[int, ...]]:

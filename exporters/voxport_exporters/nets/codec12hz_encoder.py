@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voxport_exporters.nets.codec12hz import codebook, tail
+from voxport_exporters.nets.codec12hz import codebook
 from voxport_exporters.nets.codec12hz_config import ACTIVATIONS, EncoderConfig
+from voxport_exporters.nets.codec12hz_wave import tail
 from voxport_exporters.nets.rotary import (
     Linear,
     attend,

@@ -1,0 +1,93 @@
+"""Several sessions in one process must not fight: two stages used in turn, against each of them alone.
+
+    python -m pytest benchmarks/test_sessions.py
+
+After a run onnxruntime's worker threads spin for a while, on the cores that the next session needs. `penalty_percent`
+is what a step of both, in turn, takes beyond the sum of both alone: as voxport's Session sets it, and as onnxruntime
+comes (facts/ort_perf.md 1.4). Two threads; with one there is nobody to spin.
+"""
+
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.conftest import Fulls
+from benchmarks.steps import Step
+from voxport.session import Session
+
+ROUNDS, THREADS = 20, 2
+AXES = {"batch": 1, "time": 1, "capacity": 256, "frames": 4, "units": 4}
+
+
+class Spinning(Session):
+    """A Session with onnxruntime's own setting."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        super().__init__(path, threads)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._ort = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("kind", [Session, Spinning])
+@pytest.mark.parametrize(
+    ("system", "variant", "stages"),
+    [("vyvo", "lfm2-350m", ("lm", "codec_decode")), ("qwen3tts", "0.6b-customvoice", ("talker", "predictor"))],
+)
+def test_in_turn(
+    system: str,
+    variant: str,
+    stages: tuple[str, str],
+    kind: type[Session],
+    full: Fulls,
+    benchmark: BenchmarkFixture,
+) -> None:
+    bundle = full(system, variant).bundle("int4")
+    a, b = (_step(kind(bundle / f"{stage}.onnx", THREADS)) for stage in stages)
+    sums: list[float] = []
+
+    def alone() -> None:
+        """Before every round, so that a machine that changes its pace changes it for both."""
+        sums.append(_alone(a) + _alone(b))
+        for _ in range(3):
+            both()
+
+    def both() -> None:
+        a()
+        b()
+
+    benchmark.group = f"{system}: {' and '.join(stages)} in turn, {THREADS} threads"
+    benchmark.name = "voxport" if kind is Session else "onnxruntime's"
+    benchmark.pedantic(both, setup=alone, rounds=ROUNDS, warmup_rounds=1, iterations=1)
+    assert benchmark.stats is not None  # pytest-benchmark is off
+    alone_s, in_turn = median(sums[1:]), benchmark.stats.stats.median
+    benchmark.extra_info["alone_ms"] = round(alone_s * 1e3, 2)
+    benchmark.extra_info["penalty_percent"] = round(100 * (in_turn / alone_s - 1), 1)
+
+
+def _step(session: Session) -> Step:
+    """One call on made-up inputs that every stage can bear: ids and settings of 1, draws and values of a half."""
+    feed = {t.name: np.full(t.sized(AXES), 0.5 if t.dtype == "float32" else 1, t.dtype) for t in session.stage.inputs}
+    free = {axis for t in session.stage.state for axis in t.shape if isinstance(axis, str)}
+    state = session.start(**{axis: AXES[axis] for axis in free})
+
+    def run() -> None:
+        nonlocal state
+        _, state = session(state, into=None, **feed)
+
+    return run
+
+
+def _alone(step: Step) -> float:
+    """Seconds of a step of a busy session while the other sleeps."""
+    time.sleep(0.5)
+    step()
+    step()
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
