@@ -134,11 +134,12 @@ def test_every_variant_of_any_size_speaks_in_every_mode(kind: str, size: str, tm
             assert len(pieces[0]) == frame  # and the rest while it is made
             assert len(samples) == 8 * frame
             assert samples.std() > 0.01
-            said.append(str(speech.tokens))
+            if "seed" in chosen:  # the best codes of random weights may be the same ones over and over
+                said.append(str(speech.tokens))
             upstreams = speaker.say(TEXT, **common, **chosen, codec_schedule="upstream").samples()
             assert np.abs(upstreams[-8 * frame :] - samples).max() < 2e-6
     unheard = kind == "custom_voice" and not job.schedule["instruct"]
-    assert len(said) - len(set(said)) == 4 * unheard  # said as ryan says it
+    assert len(said) - len(set(said)) == 2 * unheard  # said as ryan says it
 
 
 @pytest.mark.parametrize(("kind", "size"), SOME)

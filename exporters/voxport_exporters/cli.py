@@ -32,7 +32,7 @@ def exits(verb: str) -> Iterator[None]:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The bundle folder to write.")
 @click.option("--recipe", help="A name the system has, or a TOML file. [fp32; qwen3tts: mixed]")
-@click.option("--codec-recipe", type=click.Choice(["fp32", "int8"]), help="vyvo: of the codec, apart. [fp32]")
+@click.option("--codec-recipe", type=click.Choice(["fp32", "int8"]), help="vyvo, qwen3tts: of the codec, apart. [fp32]")
 @click.option("--target", type=click.Choice(["cpu", "portable"]), default="cpu", show_default=True)
 @click.option("--gate", is_flag=True, help="Keep a stage fp32 when its quantization fails on error or speed.")
 @click.option("--variant", help="Which of several checkpoints in the folder.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from voxport import audio, bounds
 from voxport.bounds import Bound
-from voxport.bundle import Bundle, Manifest
+from voxport.bundle import Bundle
 from voxport.llvc import Converter, Mode
 from voxport.session import Array, State
 from voxport_parity.trace import Golden, Trace
@@ -42,9 +42,9 @@ def rounded(name: str) -> Bound:
     return bounds.QUANTIZED
 
 
-def without_golden(manifest: Manifest) -> Golden:
+def without_golden(bundle: Bundle) -> Golden:
     """Inputs for a checkpoint nobody has goldens for: half a second of noisy glide, three edge lengths, silence."""
-    rate = manifest.sample_rate
+    rate = bundle.manifest.sample_rate
     t = np.arange(rate // 2) / rate
     glide = 0.3 * np.sin(2 * np.pi * 120 * t * (1 + t)) + 0.05 * np.random.default_rng(0).standard_normal(len(t))
     wanted = {name: np.empty(0, np.float32) for name in WITHOUT_GOLDEN}

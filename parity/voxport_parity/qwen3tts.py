@@ -14,7 +14,7 @@ import numpy as np
 
 from voxport import audio, bounds, codec12hz
 from voxport.bounds import Bound
-from voxport.bundle import Bundle, Manifest
+from voxport.bundle import Bundle
 from voxport.qwen3tts import Speaker, stranger
 from voxport.qwen3tts_lm import Row, Rule
 from voxport.qwen3tts_prompt import Prompt
@@ -62,7 +62,7 @@ def rounded(_name: str) -> Bound:
     return bounds.QUANTIZED
 
 
-def without_golden(_manifest: Manifest) -> Golden:
+def without_golden(_bundle: Bundle) -> Golden:
     """A sentence, greedy and drawn, for a checkpoint nobody has goldens for; Base clones a made-up voice."""
     plain = {"text": SENTENCE, "language": None, "max_new_tokens": 12}
     greedy = plain | {"do_sample": False, "subtalker_dosample": False}
