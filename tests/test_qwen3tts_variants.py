@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 from benchmarks.qwen3tts_fullsize import Recorder, _codec_shapes, save
 from safetensors.torch import load_file, save_file
-from tests.command import done, run
+from tests.command import done, refusal, run
 from tests.conftest import FIXTURES
 from tests.test_parity_live import nets
 
@@ -178,8 +178,34 @@ def test_every_variant_of_any_size_is_exported_and_proved(kind: str, size: str, 
     assert len(set(heard)) == 3
 
 
-@pytest.mark.slow
-def test_the_default_recipe_of_a_described_voice_is_proved(tmp_path: Path) -> None:
-    written(tmp_path, "voice_design", **SIZES["wide"])
-    text = done(run("parity", "qwen3tts", tmp_path, "--recipe", "mixed"))
-    assert {line.split()[0] for line in text.splitlines()} == {"graph", "quantized", "streamed"}
+# ---------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of VoiceDesign."""
+    folder = tmp_path_factory.mktemp("described")
+    (folder / "checkpoint").mkdir()
+    written(folder / "checkpoint", QUICK[0], **SIZES[QUICK[1]])
+    done(run("export", "qwen3tts", folder / "checkpoint", "-o", folder / "bundle", "--recipe", "fp32"))
+    return folder / "bundle"
+
+
+def test_a_described_voice_is_asked_for_nothing_else(described: Path, tmp_path: Path) -> None:
+    def line(*given: str | Path) -> str:
+        return refusal(run("say", described, "Hi.", "-o", tmp_path / "o.wav", *given))
+
+    assert "clones no voices; a Base model does" in line("--ref-audio", BASE / "ref.wav", "--ref-text", "Hi.")
+    assert "has no voices of its own; describe one with --instruct" in line("--voice", "ryan")
+    assert "language 'klingon' is not one of auto, chinese, english" in line("--language", "klingon")
+    assert "clones no voices" in refusal(run("enroll", described, BASE / "ref.wav", "-o", tmp_path / "v.safetensors"))
+    assert not (tmp_path / "o.wav").exists()
+
+
+@pytest.mark.parametrize("verb", ["export", "parity"])
+def test_a_missing_speech_tokenizer_is_named(verb: str, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(CUSTOM, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("speech_tokenizer")))
+    out = ("-o", tmp_path / "bundle") if verb == "export" else ()
+    line = refusal(run(verb, "qwen3tts", root, *out))
+    assert f"{root / 'speech_tokenizer'}: no such folder; it is part of every release" in line
+    assert not (tmp_path / "bundle").exists()
