@@ -5,6 +5,7 @@ megabytes at a time, all different, so that neither the page cache nor onnxrunti
 """
 
 import json
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,8 @@ from voxport_exporters.weights import Weights, deferring
 VARIANTS = ("0.6b-base", "0.6b-customvoice", "1.7b-base", "1.7b-customvoice", "1.7b-voicedesign")
 VOCAB = 151643  # ids of the byte-level BPE; the special ones follow
 PIECE = 1 << 22  # values in memory at a time
+# Convolutions that end the codec's residual units and its decoder, small enough that hardly a sample clips.
+QUIET = r"decoder\.decoder\.[1-9]\d*\.(block\.\d+\.conv2\.)?conv\.weight"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -130,6 +133,8 @@ def _values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> I
         # A transposed convolution adds up 2 taps over its inputs, whatever its length.
         inputs = 2 * shape[0] if ".block.1.conv" in name else int(np.prod(shape[1:]))
         spread = float(inputs**-0.5)
+        if re.fullmatch(QUIET, name):
+            spread *= 0.3
     for start in range(0, count, PIECE):
         piece = random.standard_normal(min(PIECE, count - start), np.float32)
         yield np.abs(mean + spread * piece) if name.endswith("cluster_usage") else mean + np.float32(spread) * piece

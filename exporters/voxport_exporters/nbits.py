@@ -23,6 +23,10 @@ from voxport_exporters.store import Store
 
 Array = np.ndarray
 OPSET_INT4 = 21  # the first with blocks in DequantizeLinear; its other operators are those of 20 with more types
+# Parts of a block's range that are tried. Of normally distributed weights 4 bits then keep 0.1, 0.4 or 0.6 dB more, in
+# blocks of 32, 128 or 256: blocks of 256 (19.9 dB) are as good as those of 128 with their whole range (20.0 dB).
+RANGES = (1.0, 0.92, 0.84, 0.76)
+PIECE = 256  # rows that are rounded together
 MEASURED = 256  # outputs of a layer whose error is measured
 
 
@@ -59,15 +63,29 @@ class Blocks:
 
 
 def nearest(weight: Array, bits: int, block: int) -> Blocks:
-    """Round to nearest; each block spans its own minimum to maximum, zero included."""
+    """Round to nearest. A block spans its own minimum to maximum, zero included, or at 4 bits the part of that which
+    leaves the least squared error: what sticks out is cut, all else is nearer (RANGES)."""
     w = _blocked(weight, block)
-    top = 2**bits - 1
-    low, high = np.minimum(w.min(-1), 0), np.maximum(w.max(-1), 0)
-    scale = ((high - low) / top).astype(np.float32)
+    codes, scale, zero = np.empty(w.shape, np.uint8), *(np.empty(w.shape[:2], np.float32) for _ in range(2))
+    for at in range(0, len(w), PIECE):
+        rows = slice(at, at + PIECE)
+        least = np.full(w[rows].shape[:2], np.inf, np.float32)
+        for part in RANGES if bits == 4 else RANGES[:1]:
+            q, step, origin = _rounded(w[rows], 2**bits - 1, part)
+            error = np.square((q - origin[..., None]) * step[..., None] - w[rows]).sum(-1)
+            better = error < least
+            codes[rows][better], scale[rows][better], zero[rows][better] = q[better], step[better], origin[better]
+            least = np.minimum(least, error)
+    return Blocks(codes, scale, zero, bits, weight.shape[0])
+
+
+def _rounded(w: Array, top: int, part: float) -> tuple[Array, Array, Array]:
+    """w [rows, blocks, block] -> codes of its shape, scale and zero [rows, blocks], all float32."""
+    low, high = np.minimum(w.min(-1), 0) * np.float32(part), np.maximum(w.max(-1), 0) * np.float32(part)
+    scale = (high - low) / top
     scale[scale == 0] = 1
     zero = np.clip(np.rint(-low / scale), 0, top)
-    codes = np.clip(np.rint(w / scale[..., None]) + zero[..., None], 0, top).astype(np.uint8)
-    return Blocks(codes, scale, zero.astype(np.float32), bits, weight.shape[0])
+    return np.clip(np.rint(w / scale[..., None]) + zero[..., None], 0, top), scale, zero
 
 
 def hqq(weight: Array, bits: int, block: int) -> Blocks:

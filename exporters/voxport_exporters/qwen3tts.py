@@ -58,7 +58,8 @@ def _recipe(name: str, talker: Rule | None, predictor: Rule | None) -> Recipe:
 
 RECIPES = {
     "mixed": _recipe("mixed", Rule("int4", stage="talker"), Rule("int8b", stage="predictor")),
-    "int4": _recipe("int4", Rule("int4", stage="talker"), Rule("int4", stage="predictor")),
+    # The predictor reads its weights for every code: with blocks of 256 it takes 17 % less time than with 128 (Zen 4).
+    "int4": _recipe("int4", Rule("int4", stage="talker"), Rule("int4", stage="predictor", block=256)),
     "hqq4": _recipe("hqq4", Rule("hqq4", stage="talker", block=64), Rule("hqq4", stage="predictor", block=64)),
     "int8": _recipe("int8", Rule("int8b", stage="talker"), Rule("int8b", stage="predictor")),
     "fp32": Recipe("fp32"),

@@ -48,8 +48,8 @@ def bound(name: str) -> Bound:
         return bounds.SNAC_LAYER
     if kind == "probs":
         return bounds.VYVO_CHANCES
-    if re.fullmatch(r"hidden\d+|key|value|conv_state", kind):  # large models keep single channels of thousands
-        return bounds.LLVC_STATE
+    if re.fullmatch(r"hidden\d+|key|value|conv_state", kind):
+        return bounds.VYVO_HIDDEN
     return bounds.VYVO_LOGITS if _is_score(kind) else bounds.EQUAL
 
 

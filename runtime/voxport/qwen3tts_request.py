@@ -20,7 +20,7 @@ from voxport.speak import Settings, settings
 OWN: Settings = {
     "codec_schedule": "exact",  # or upstream: all at the end, in chunks of 300 frames that see 25 before them
     "first_chunk_frames": 1,
-    "chunk_frames": 4,
+    "chunk_frames": 8,
     "parse_special": False,  # upstream's: special tokens in the text are not plain text
     "fix_mistral_regex": False,  # upstream's, when it loads from a local folder
     "split_letters": 400,  # text.weight of a piece of long text: half a minute; quality falls in long generations

@@ -1,16 +1,18 @@
 """Runs one graph: `outputs, state = session(state, **inputs)`.
 
 State is data. `session.start()` makes it, a call consumes it and hands back its successor. Behind it lie two sets of
-buffers that swap roles at every step (ping-pong), bound to the graph once, so nothing is copied or allocated per step
-but the outputs; a tensor with a `capacity` axis has one buffer, bound to input and output alike.
+buffers that swap roles at every step (ping-pong), each bound to the graph once, so nothing is copied or allocated per
+step but the outputs; a tensor with a `capacity` axis has one buffer, bound to input and output alike.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime as ort
 
+from voxport import pages
 from voxport.stage import NEXT, Stage, Tensor
 
 Array = np.ndarray
@@ -26,6 +28,7 @@ class State(Mapping[str, Array]):
             t.name: self._front[t.name] if t.shared else _bound(np.zeros_like(arrays[t.name])) for t in tensors
         }
         self._spent = False
+        self._bindings: tuple[Session, ort.IOBinding, ort.IOBinding] | None = None  # of this step and the next
 
     def __getitem__(self, name: str) -> Array:
         self._check()
@@ -49,8 +52,20 @@ class State(Mapping[str, Array]):
         """The successor: roles of the two buffer sets swapped; this one is spent."""
         after = object.__new__(State)
         after._tensors, after._front, after._back, after._spent = self._tensors, self._back, self._front, False
+        after._bindings = self._bindings and (self._bindings[0], self._bindings[2], self._bindings[1])
         self._spent = True
         return after
+
+    def _binding(self, session: "Session") -> ort.IOBinding:
+        """Of this step, its buffers bound."""
+        if self._bindings is None or self._bindings[0] is not session:
+            pair = [session._ort.io_binding() for _ in range(2)]
+            for binding, (old, new) in zip(pair, ((self._front, self._back), (self._back, self._front)), strict=True):
+                for name in self._front:
+                    binding.bind_ortvalue_input(name, old[name][1])
+                    binding.bind_ortvalue_output(NEXT + name, new[name][1])
+            self._bindings = (session, *pair)
+        return self._bindings[1]
 
 
 def _bound(array: Array) -> tuple[Array, ort.OrtValue]:
@@ -61,6 +76,10 @@ def _bound(array: Array) -> tuple[Array, ort.OrtValue]:
 class Session:
     """One graph, loaded. Not for use from two threads at once; load a second one instead (weights are mapped files)."""
 
+    # An idle session's worker threads spin on the cores the next session needs (+76-91 %, facts/ort_perf.md 1.4);
+    # 100 microseconds keeps a busy session hot and lets an idle one sleep.
+    options: ClassVar[dict[str, str]] = {"session.intra_op.spin_duration_us": "100"}
+
     def __init__(self, path: Path, threads: int = 1) -> None:
         """`threads`: cores one step may use. Raises FileNotFoundError; ValueError when onnxruntime refuses the file."""
         if not path.is_file():
@@ -68,17 +87,18 @@ class Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # An idle session's worker threads spin on the cores the next session needs (+76-91 %, facts/ort_perf.md 1.4);
-        # 100 microseconds keeps a busy session hot and lets an idle one sleep.
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
+        for key, value in self.options.items():
+            options.add_session_config_entry(key, value)
         options.log_severity_level = 3
         try:
-            self._ort = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            with pages.huge():
+                self._ort = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types are not public
             raise ValueError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}") from None
         self.threads = threads
         self.stage = Stage.of(path.stem, self._ort)
         self._inputs = {t.name: t for t in self.stage.inputs}
+        self._stateless = self._ort.io_binding()
 
     def start(self, **axes: int) -> State:
         """A state of zeros. `axes` gives the sizes of the state's free axes, for instance `capacity=1024`."""
@@ -92,22 +112,19 @@ class Session:
         Raises ValueError naming the input that does not match the stage's declaration.
         """
         state._check()
-        binding = self._ort.io_binding()
         if inputs.keys() != self._inputs.keys():
             raise ValueError(f"stage {self.stage.name} takes {sorted(self._inputs)}, got {sorted(inputs)}")
+        binding = state._binding(self) if self.stage.state else self._stateless
+        axes: dict[str, int] = {}
         for name, array in inputs.items():
-            self._inputs[name].check(array)
+            tensor = self._inputs[name]
+            tensor.check(array)
+            axes.update((n, size) for n, size in zip(tensor.shape, array.shape, strict=True) if isinstance(n, str))
             binding.bind_cpu_input(name, array)
-        for name in state._front:
-            binding.bind_ortvalue_input(name, state._front[name][1])
-            binding.bind_ortvalue_output(NEXT + name, state._back[name][1])
         outputs = dict(into or {})
-        for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, _bound(array)[1])
-        fresh = [t.name for t in self.stage.outputs if t.name not in outputs]
-        for name in fresh:
-            binding.bind_output(name)
+        for t in self.stage.outputs:
+            if t.name not in outputs:
+                outputs[t.name] = np.empty(t.sized(axes), t.dtype)
+            binding.bind_ortvalue_output(t.name, _bound(outputs[t.name])[1])
         self._ort.run_with_iobinding(binding)
-        if fresh:  # values come in the order they were bound
-            outputs |= zip(fresh, (value.numpy() for value in binding.get_outputs()[-len(fresh) :]), strict=True)
         return outputs, state._step()

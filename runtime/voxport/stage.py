@@ -77,6 +77,10 @@ class Stage:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"stage {self.name}: declared twice: {', '.join(twice)}")
+        known = {n for t in self.inputs for n in t.shape}
+        for t in self.outputs:
+            if any(isinstance(n, str) and n not in known for n in t.shape):
+                raise ValueError(f"stage {self.name}: {t}: no input has all of its free axes")
 
     @property
     def feeds(self) -> tuple[Tensor, ...]:
