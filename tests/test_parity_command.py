@@ -10,6 +10,9 @@ from safetensors.numpy import load_file, save_file
 from tests.command import done, refusal, run
 from tests.conftest import Export
 
+from voxport.bounds import Bound
+from voxport_parity.compare import compare
+
 KEPT = ("audio.input_16k", "ns.out", "s1.out", "edge.209.ns", "nst.output", "nst.pre.3.out")
 
 
@@ -109,3 +112,21 @@ def test_the_report_never_goes_over_an_input(checkpoint: Path, bundle: Path, tmp
     assert "is one of the inputs" in refusal(run(*arguments, checkpoint / "golden.json"))
     assert "cannot be written: no folder" in refusal(run(*arguments, tmp_path / "none" / "rows.json"))
     assert (checkpoint / "golden.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "error"),
+    [
+        ([-np.inf, 1.0], [-np.inf, 1.0], 0.0),  # scores that a grammar took out
+        ([-np.inf, 1.0], [0.0, 1.0], np.inf),
+        ([np.inf, 1.0], [-np.inf, 1.0], np.inf),
+        ([np.nan, 1.0], [np.nan, 1.0], np.inf),
+    ],
+)
+def test_what_is_not_finite_is_right_only_where_it_meets_its_like(
+    got: list[float], wanted: list[float], error: float
+) -> None:
+    for bound in (Bound(1e-3), Bound(1e-5, of_peak=1e-2), None):
+        diff = compare("s", "stage", "link", "x", np.array(got), np.array(wanted), bound)
+        assert diff.max_abs == error
+        assert diff.ok == (error == 0 or bound is None)

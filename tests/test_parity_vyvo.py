@@ -3,25 +3,21 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
+from tests import products
 from tests.command import done, refusal, run
 from tests.conftest import Export
 
 from voxport.bundle import Bundle
 from voxport_exporters import vyvo
-from voxport_exporters.part import Part
 from voxport_parity import vyvo as feeds
 from voxport_parity.chain import chain
 from voxport_parity.compare import Diff
-from voxport_parity.reference import Quantized, TorchBundle, quantized
+from voxport_parity.reference import TorchBundle, quantized
 from voxport_parity.trace import Golden
 
 STREAMED = {"decode.wav", "decode.wav_faded_tail", "stream.window_chunks", "clone.row0.wav", "greedy.tokens"}
@@ -72,7 +68,6 @@ def test_the_command_names_the_stage_of_a_wrong_token(
 
 # ---------------------------------------------------------------------------------------------- quantized graphs
 
-LAYER = 1e-5  # of a product's largest value; measured: 6.4e-7
 QUANTIZED = ["int4", pytest.param("int8", marks=pytest.mark.slow), pytest.param("hqq4", marks=pytest.mark.slow)]
 
 
@@ -92,62 +87,17 @@ def test_a_quantized_bundle_is_near_the_net_that_rounds_as_it_does(
             assert np.abs(array - wanted[name]).max() <= most, name
 
 
-def off_by_a_hundredth(model: onnx.ModelProto) -> None:
-    """The scale of one block of every weight."""
-    weights = {node.input[2] for node in model.graph.node if node.op_type == "MatMulNBits"}
-    for initializer in model.graph.initializer:
-        if initializer.name in weights:
-            scale = onnx.numpy_helper.to_array(initializer).copy()
-            scale.reshape(-1)[0] *= 1.01
-            initializer.CopyFrom(onnx.numpy_helper.from_array(scale, initializer.name))
-
-
 @pytest.mark.parametrize("recipe", QUANTIZED)
 def test_every_product_is_that_of_the_net_that_rounds_as_it_does(
     recipe: str, vyvo_bundles: Export, vyvo_checkpoint: Path, vyvo_golden: dict[str, np.ndarray]
 ) -> None:
-    """Each is given what the graph's own gets, so that no rounding reaches the next one."""
-    bundle = Bundle(vyvo_bundles(recipe, "cpu"))
-    for part in quantized(vyvo.job(vyvo_checkpoint).parts, vyvo.RECIPES[recipe], bundle):
-        if part.stage.name not in ("lm", "head.3", "head"):
-            continue
-        model, state = onnx.load(bundle.path / f"{part.stage.name}.onnx"), bundle.session(part.stage.name).stage.state
-        none = np.zeros(1, np.int64)
-        feed = {"tokens": vyvo_golden["prompt_ids"].astype(np.int64), "past": none, "pads": none}
-        feed |= {t.name: np.zeros(t.sized({"batch": 1, "capacity": 32}), t.dtype) for t in state}
-        feed = feed if state else {"hidden": vyvo_golden["batch.hidden_last"]}
-        exact, wrong = (product_errors(part, model, feed, change) for change in (None, off_by_a_hundredth))
-        assert len(exact) == (6 * 4 if state else 1)
-        assert max(exact.values()) < LAYER
-        assert min(wrong.values()) > LAYER
-
-
-def product_errors(
-    part: Part, model: onnx.ModelProto, feed: dict[str, np.ndarray], change: Callable[[onnx.ModelProto], None] | None
-) -> dict[str, float]:
-    """By weight: how far the graph's product is from that of the part's net, of its largest value."""
-    assert isinstance(part.net, Quantized)
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    if change is not None:
-        change(changed)
-    products = {
-        node.input[1].removesuffix(".q"): (node.input[0], node.output[0].removesuffix(".main"))  # + its correction
-        for node in model.graph.node
-        if node.op_type == "MatMulNBits"
-    }
-    known = {value.name for value in (*model.graph.input, *model.graph.output)}
-    for name in {x for pair in products.values() for x in pair} - known:
-        changed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(changed.SerializeToString())
-    names = [value.name for value in session.get_outputs()]
-    seen = dict(zip(names, session.run(names, feed), strict=True)) | feed
-    weights, errors = dict(part.net.net.named_parameters()), {}
-    for weight, (x, y) in products.items():
-        with torch.no_grad(), part.net.rounding:
-            wanted = (torch.from_numpy(seen[x]) @ weights[weight]).numpy()
-        errors[weight] = float(np.abs(seen[y] - wanted).max() / np.abs(wanted).max())
-    return errors
+    bundle, none = vyvo_bundles(recipe, "cpu"), np.zeros(1, np.int64)
+    heard = {"hidden": vyvo_golden["batch.hidden_last"]}
+    fed = {"lm": {"tokens": vyvo_golden["prompt_ids"].astype(np.int64), "past": none, "pads": none}}
+    fed |= {"head.3": heard, "head": heard}
+    parts = quantized(vyvo.job(vyvo_checkpoint).parts, vyvo.RECIPES[recipe], Bundle(bundle))
+    counts = {p.stage.name: products.check(p, bundle, fed[p.stage.name]) for p in parts if p.stage.name in fed}
+    assert counts == {"lm": 6 * 4, "head.3": 1, "head": 1}
 
 
 @pytest.mark.slow

@@ -2,12 +2,12 @@
 encoder of the Base models -> `speaker_encode`.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from voxport.stage import Stage, Tensor
+from voxport_exporters import jsonfile
 from voxport_exporters.nets.codec12hz import Decoder
 from voxport_exporters.nets.codec12hz_config import DecoderConfig, EncoderConfig
 from voxport_exporters.nets.codec12hz_encoder import Analysis, Encoder
@@ -32,7 +32,7 @@ DEFAULTS = {  # upstream's, where config.json is silent
     "decode_upsample_rate": 1920,
     "encode_downsample_rate": 1920,
 }
-STEP = 4  # frames per decoder call: fewer stream the weights more often, many more leave the cache
+STEP = 8  # frames per decoder call: fewer stream the weights more often, many more leave the cache
 READ = 8  # frames per call of the encoder's convolutions
 
 
@@ -68,14 +68,8 @@ def speaker_part(weights: Weights, params: Mapping[str, Any]) -> Part:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The config.json of speech_tokenizer/, checked for what every use of it needs."""
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    held = config if isinstance(config, dict) else {}
-    missing = [name for name in ("decoder_config", "encoder_config") if not isinstance(held.get(name), dict)]
+    config = jsonfile.read(path)
+    missing = [name for name in ("decoder_config", "encoder_config") if not isinstance(config.get(name), dict)]
     if missing:
         raise ValueError(f"{path}: not the config of a 12 Hz speech tokenizer; it lacks {', '.join(missing)}")
     return DEFAULTS | config

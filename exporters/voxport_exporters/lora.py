@@ -3,7 +3,6 @@
 weights = merge(Weights.open(base), adapter_folder, tied=False)
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from voxport_exporters import jsonfile
 from voxport_exporters.weights import Weights
 
 Change = Callable[[Tensor], Tensor]
@@ -40,12 +40,9 @@ def merge(base: Weights, folder: Path, tied: bool) -> Weights:
     untrained one keeps the old matrix: the result then holds a head and an embedding that differ.
     """
     file = folder / "adapter_config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such file; an adapter is a folder that PEFT saved") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; an adapter is a folder that PEFT saved")
+    config = jsonfile.read(file)
     other = [name for name in (*REFUSED, "fan_in_fan_out") if config.get(name)]
     if config.get("init_lora_weights") not in INITIALISED:
         other.append(f"init_lora_weights {config['init_lora_weights']}")

@@ -5,18 +5,27 @@ trace every function computes the same values in plain torch, so a net is checke
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from voxport_exporters.taps import tap
 
 HIDDEN = -1e30  # added to a score it leaves no weight; finite, so a row that sees nothing yields no NaN
 GQA_MULTIPLE = 8  # onnxruntime's GroupQueryAttention refuses other head sizes
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # by transformers' names
+    **dict.fromkeys(("silu", "swish"), F.silu),
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_fast"), partial(F.gelu, approximate="tanh")),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
 
 _target: ContextVar[str] = ContextVar("target", default="portable")
 

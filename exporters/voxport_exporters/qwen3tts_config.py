@@ -3,12 +3,12 @@
 A key that is absent has upstream's default (qwen_tts, configuration_qwen3_tts.py; for sampling, its generate()).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from voxport.bundle import Setting
+from voxport_exporters import jsonfile
 from voxport_exporters.nets.decoder_config import DecoderConfig
 
 Held = dict[str, Any]
@@ -32,13 +32,13 @@ _LAYERS: Held = {
     "attention_bias": False,
     "use_sliding_window": False,
     "sliding_window": 4096,
-    "num_code_groups": 32,
 }
 _TALKER: Held = _LAYERS | {
     "vocab_size": 3072,
     "intermediate_size": 2048,
     "num_hidden_layers": 20,
     "num_key_value_heads": 2,
+    "num_code_groups": 32,
     "text_hidden_size": 2048,
     "spk_id": {},
     "spk_is_dialect": {},
@@ -75,12 +75,12 @@ _SAMPLING: dict[str, Setting] = {
 
 def read_config(path: Path) -> Held:
     """The config.json of a model, absent keys filled in. FileNotFoundError or ValueError name the file and the key."""
-    config = _object(path)
+    config = jsonfile.read(path)
     if config.get("model_type") != "qwen3_tts":
         raise ValueError(f"{path}: not the config of a Qwen3-TTS model: model_type {config.get('model_type')!r}")
     config = _MODEL | config
     talker = _inside(path, config, "talker_config", _TALKER)
-    predictor = _inside(path, talker, "code_predictor_config", _PREDICTOR)
+    _inside(path, talker, "code_predictor_config", _PREDICTOR)
     talker.setdefault("head_dim", talker["hidden_size"] // talker["num_attention_heads"])
     for key, held in (("tts_model_type", config), ("tts_model_size", config), ("text_vocab_size", talker)):
         if key not in held:
@@ -94,7 +94,6 @@ def read_config(path: Path) -> Held:
     for speaker, dialect in talker["spk_is_dialect"].items():
         if dialect and dialect not in talker["codec_language_id"]:
             raise ValueError(f"{path}: the dialect {dialect!r} of {speaker} is not in codec_language_id")
-    predictor["num_code_groups"] = talker["num_code_groups"]
     return config
 
 
@@ -105,18 +104,6 @@ def _inside(path: Path, config: Held, key: str, defaults: Held) -> Held:
     config[key] = defaults | held
     found: Held = config[key]
     return found
-
-
-def _object(path: Path) -> Held:
-    try:
-        held = json.loads(path.read_text())
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(held, dict):
-        raise ValueError(f"{path}: wanted a JSON object")
-    return held
 
 
 def variant(config: Held) -> str:
@@ -139,7 +126,7 @@ def predictor(config: Held) -> DecoderConfig:
 
 def sampling(path: Path) -> dict[str, Setting]:
     """The settings of a generation_config.json, which may be absent. ValueError names the file and the key."""
-    held: Mapping[str, Any] = _object(path) if path.is_file() else {}
+    held: Mapping[str, Any] = jsonfile.read(path) if path.is_file() else {}
     settings = {}
     for name, default in _SAMPLING.items():
         value = default if held.get(name) is None else held[name]

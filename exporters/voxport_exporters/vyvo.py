@@ -5,7 +5,6 @@ ids the grammar allows at each of a frame's seven positions (the position's code
 gives all logits, for runs without the grammar. `codec_decode` and `codec_encode` are SNAC's (snac.py).
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from safetensors.numpy import save_file
 from voxport.bundle import Bundle, Fidelity, Setting
 from voxport.stage import Stage, Tensor
 from voxport.vyvo import Speaker, rehearse
-from voxport_exporters import snac, vyvo_tokens
+from voxport_exporters import jsonfile, snac, vyvo_tokens
 from voxport_exporters.fidelity import fidelity
 from voxport_exporters.lora import EMBEDDING, HEAD, merge
 from voxport_exporters.nets.decoder import Head, LanguageModel, state_of
@@ -41,9 +40,12 @@ RECIPES = {
     "int8": Recipe("int8", [Rule("int8b"), _TABLE, *_CACHE, _CODEC]),
     "int4": Recipe("int4", [Rule("int4"), _TABLE, *_CACHE, _CODEC]),
     "int4-32": Recipe("int4-32", [Rule("int4", block=32), _TABLE, *_CACHE, _CODEC]),
+    "int4-256": Recipe("int4-256", [Rule("int4", block=256), _TABLE, *_CACHE, _CODEC]),
     "hqq4": Recipe("hqq4", [Rule("hqq4", block=64), _TABLE, *_CACHE, _CODEC]),
 }
 CODEC_RECIPES = {name: Recipe(f"codec-{name}", [_CODEC, *snac.RECIPES[name].rule]) for name in ("fp32", "int8")}
+
+CONTEXTS = {"lfm2": 128000, "qwen2": 32768, "qwen3": 32768, "llama": 2048}  # of transformers, by family
 
 # Every setting of `say` and its default (facts/vyvo.md 4, 5); top_k comes from the checkpoint. What is named
 # <dialect>.x or clone.x replaces x there. Upstream's vLLM engine samples with top_p 0.8 and repetition_penalty 1.3.
@@ -121,7 +123,8 @@ def job(
         parts=all_parts(),
         checkpoint=(lm / "config.json", *weights, *adapter, *beside, words, speech_config, speech_weights),
         root=root,
-        schedule=snac.schedule(speech) | {"lm.context": _context(lm), "reference.seconds": REFERENCE_SECONDS},
+        schedule=snac.schedule(speech)
+        | {"lm.context": _context(lm / "config.json", config.family), "reference.seconds": REFERENCE_SECONDS},
         tokens=table,
         sampling=SAMPLING | {"top_k": _top_k(lm / "generation_config.json")},
         voices=VOICES,
@@ -149,17 +152,17 @@ def _belongs(speech: SnacConfig, path: Path) -> None:
         )
 
 
-def _context(lm: Path) -> int:
-    """Positions the language model was trained for."""
-    try:
-        return int(json.loads((lm / "config.json").read_text())["max_position_embeddings"])
-    except (KeyError, TypeError):
-        raise ValueError(f"{lm / 'config.json'}: no max_position_embeddings in the config") from None
+def _context(file: Path, family: str) -> int:
+    """Positions the language model was trained for; transformers' default where its config is silent."""
+    held = jsonfile.read(file).get("max_position_embeddings", CONTEXTS[family])
+    if type(held) is not int or held < 1:
+        raise ValueError(f"{file}: max_position_embeddings is {held!r}, wanted a whole number from 1 on")
+    return held
 
 
 def _top_k(path: Path) -> int:
     """The checkpoint's; upstream's code sets none, and transformers takes 50 where the file has none either."""
-    held = json.loads(path.read_text()) if path.is_file() else {}
+    held = jsonfile.read(path) if path.is_file() else {}
     return int(held.get("top_k", 50) or 0)
 
 
@@ -186,10 +189,9 @@ def _golden(bundle: Bundle, folder: Path) -> None:
 
 def read_config(path: Path) -> DecoderConfig:
     """The language model's config.json. FileNotFoundError, or ValueError in one line that names the file."""
+    held = jsonfile.read(path)
     try:
-        return DecoderConfig.of(json.loads(path.read_text()))
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
+        return DecoderConfig.of(held)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

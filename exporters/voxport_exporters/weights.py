@@ -12,7 +12,6 @@ A net whose large parameters are made with `later()` can be traced without readi
 
 import fnmatch
 import itertools
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +24,8 @@ import msgspec
 import safetensors
 import torch
 from torch import Tensor, nn
+
+from voxport_exporters import jsonfile
 
 Read = Callable[[str], Tensor]
 Shape = Callable[[str], Iterable[int]]
@@ -138,10 +139,7 @@ class Weights:
 
     @classmethod
     def _sharded(cls, path: Path) -> "Weights":
-        try:
-            where = msgspec.convert(json.loads(path.read_text())["weight_map"], dict[str, str])
-        except (ValueError, KeyError, TypeError, msgspec.ValidationError):
-            raise ValueError(f"{path}: not a safetensors index (no weight_map)") from None
+        where = weight_map(path)
         shards = {name: _open_safetensors(path.parent / name) for name in sorted(set(where.values()))}
         for key, name in where.items():
             if key not in shards[name].keys():  # noqa: SIM118 - not a dict
@@ -260,6 +258,14 @@ def _get(path: Path, key: str) -> Tensor:
     """Opened anew for each tensor, so the pages it maps leave memory with it."""
     tensor: Tensor = _open_safetensors(path).get_tensor(key)
     return tensor
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """key -> name of the shard beside `path`, a safetensors index, that holds it."""
+    try:
+        return msgspec.convert(jsonfile.read(path)["weight_map"], dict[str, str])
+    except (KeyError, msgspec.ValidationError):
+        raise ValueError(f"{path}: not a safetensors index (no weight_map)") from None
 
 
 def _open_safetensors(path: Path) -> "safetensors.safe_open":

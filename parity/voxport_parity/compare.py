@@ -53,18 +53,19 @@ class Diff:
 def compare(
     system: str, stage: str, link: str, tensor: str, got: np.ndarray, wanted: np.ndarray, bound: Bound | None
 ) -> Diff:
-    """A shape that differs, or a NaN, is infinitely wrong."""
+    """A shape that differs, or a NaN, is infinitely wrong; scores of -inf that meet are equal."""
     if got.shape != wanted.shape:
         return Diff(system, stage, link, tensor, wanted.shape, np.inf, bound, np.inf, got_shape=got.shape)
     if not wanted.size:
         return Diff(system, stage, link, tensor, wanted.shape, 0.0, bound, 0.0)
     g, w = got.astype(np.float64), wanted.astype(np.float64)
-    error = np.nan_to_num(np.abs(g - w), nan=np.inf)
-    limit = np.zeros_like(error)
-    if bound is not None:
-        size = np.abs(w)
-        limit = np.maximum(max(bound.absolute, bound.of_peak * size.max()), bound.relative * size)
     with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(g == w, 0.0, np.nan_to_num(np.abs(g - w), nan=np.inf, posinf=np.inf))
+        limit = np.zeros_like(error)
+        if bound is not None:
+            size = np.abs(w)
+            peak = size.max(where=np.isfinite(size), initial=0)
+            limit = np.maximum(max(bound.absolute, bound.of_peak * peak), bound.relative * size)
         excess = np.where(error == 0, 0.0, error / limit)
     where = np.unravel_index(int(np.argmax(excess if bound is not None else error)), error.shape)
     return Diff(

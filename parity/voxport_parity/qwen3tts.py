@@ -57,9 +57,9 @@ def stage(name: str) -> str:
     return groups.get(first) or kinds.get(last, "talker")
 
 
-def rounded(_name: str) -> Bound:
+def rounded(name: str) -> Bound:
     """Of a quantized graph to the torch net that rounds as it does."""
-    return bounds.QUANTIZED
+    return bounds.QUANTIZED_LM if stage(name) in ("talker", "predictor") else bounds.QUANTIZED
 
 
 def without_golden(_bundle: Bundle) -> Golden:

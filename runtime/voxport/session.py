@@ -126,5 +126,8 @@ class Session:
             if t.name not in outputs:
                 outputs[t.name] = np.empty(t.sized(axes), t.dtype)
             binding.bind_ortvalue_output(t.name, _bound(outputs[t.name])[1])
-        self._ort.run_with_iobinding(binding)
+        try:
+            self._ort.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's own exception types are not public
+            raise ValueError(f"stage {self.stage.name}: onnxruntime stopped: {str(error).splitlines()[0]}") from None
         return outputs, state._step()

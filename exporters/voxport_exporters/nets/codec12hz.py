@@ -25,14 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxport_exporters import ops
-from voxport_exporters.nets.codec12hz_config import (
-    ACTIVATIONS,
-    DEPTHWISE_KERNEL,
-    DILATIONS,
-    KERNEL,
-    PRE_KERNEL,
-    DecoderConfig,
-)
+from voxport_exporters.nets.codec12hz_config import DEPTHWISE_KERNEL, DILATIONS, KERNEL, PRE_KERNEL, DecoderConfig
 from voxport_exporters.nets.codec12hz_wave import Block, Conv, Snake, ToWave, Upsample, joined, tail
 from voxport_exporters.nets.rotary import (
     Linear,
@@ -81,7 +74,7 @@ class Layer(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
-        self.eps, self.act = config.rms_norm_eps, ACTIVATIONS[config.hidden_act]
+        self.eps, self.act = config.rms_norm_eps, ops.ACTIVATIONS[config.hidden_act]
         self.norm1 = frozen(w.take("input_layernorm.weight", hidden))
         self.norm2 = frozen(w.take("post_attention_layernorm.weight", hidden))
         scales = [w.take(f"{part}_layer_scale.scale", hidden) for part in ("self_attn", "mlp")]

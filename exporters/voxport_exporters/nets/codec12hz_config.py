@@ -1,14 +1,12 @@
 """What the two halves of the Qwen3-TTS 12 Hz codec are, from speech_tokenizer/config.json (facts/qwen3tts.md 1)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-import torch.nn.functional as F
-from torch import Tensor
+from voxport_exporters.ops import ACTIVATIONS
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 DILATIONS = (1, 3, 9)  # hard-coded upstream, like the kernels below
 KERNEL, PRE_KERNEL, DEPTHWISE_KERNEL = 7, 3, 7
 DOWNSAMPLE = 2  # stride of the encoder's last convolution, hard-coded upstream

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from voxport_exporters import ops
 from voxport_exporters.nets.codec12hz import codebook
-from voxport_exporters.nets.codec12hz_config import ACTIVATIONS, EncoderConfig
+from voxport_exporters.nets.codec12hz_config import EncoderConfig
 from voxport_exporters.nets.codec12hz_wave import tail
 from voxport_exporters.nets.rotary import (
     Linear,
@@ -129,7 +130,7 @@ class Layer(nn.Module):
         super().__init__()
         hidden, wide = config.hidden_size, config.intermediate_size
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
-        self.eps, self.act = config.norm_eps, ACTIVATIONS[config.hidden_act]
+        self.eps, self.act = config.norm_eps, ops.ACTIVATIONS[config.hidden_act]
         norms = [w.at("input_layernorm"), w.at("post_attention_layernorm")]
         self.weights = nn.ParameterList(frozen(n.take("weight", hidden)) for n in norms)
         self.biases = nn.ParameterList(frozen(n.take("bias", hidden)) for n in norms)

@@ -5,8 +5,6 @@ attention layers, allocated once to `capacity`, and the last inputs of short con
 same input are one matrix: query-key-value, gate-up, and the convolution's three.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,12 +17,6 @@ from voxport_exporters.ops import Places
 from voxport_exporters.taps import tap
 from voxport_exporters.weights import Weights, built, later
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
 # name here -> name in the checkpoint, where lfm2 differs from the others
 _LFM2 = {
     "input_layernorm": "operator_norm",
@@ -119,7 +111,7 @@ class Mlp(nn.Module):
         gate, up, down = (_name(c, n) for n in ("gate_proj", "up_proj", "down_proj"))
         self.gate_up = Linear(w, c.width, {gate: c.ffn, up: c.ffn}, c.mlp_bias)
         self.down = Linear(w, c.ffn, {down: c.width}, c.mlp_bias)
-        self.activation = _ACTIVATIONS[c.activation]
+        self.activation = ops.ACTIVATIONS[c.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)

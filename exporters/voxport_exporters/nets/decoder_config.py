@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from voxport_exporters.ops import ACTIVATIONS
+
 Mixer = Literal["full", "sliding", "conv"]
 FAMILIES = ("lfm2", "qwen2", "qwen3", "llama")
-ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 _MIXERS: dict[str, Mixer] = {"full_attention": "full", "sliding_attention": "sliding", "conv": "conv"}
 
 

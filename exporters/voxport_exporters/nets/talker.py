@@ -3,20 +3,17 @@
 Its rotary positions have three rows that are always equal, so they are plain ones and count tokens.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxport_exporters.nets.decoder import Decoder, Linear
 from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.ops import ACTIVATIONS
 from voxport_exporters.taps import tap
 from voxport_exporters.weights import Weights, later
 
 CHUNK = 1 << 13  # rows of the text table in flight while it is projected
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
 
 class Talker(nn.Module):
