@@ -121,8 +121,8 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ("[]", "not a safetensors index"),
-        ("{", "not a safetensors index"),
+        ("[]", "index.json: wanted a JSON object"),
+        ("{", "index.json: not JSON"),
         ('{"weight_map": {"a": 5}}', "not a safetensors index"),
         ('{"weight_map": {"a": "none.safetensors"}}', "none.safetensors: no such checkpoint"),
         ('{"weight_map": {"x": "0.safetensors"}}', "0.safetensors: lacks x, which model.safetensors.index.json says"),
