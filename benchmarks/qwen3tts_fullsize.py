@@ -24,7 +24,7 @@ from voxport_exporters.weights import Weights, deferring
 VARIANTS = ("0.6b-base", "0.6b-customvoice", "1.7b-base", "1.7b-customvoice", "1.7b-voicedesign")
 VOCAB = 151643  # ids of the byte-level BPE; the special ones follow
 PIECE = 1 << 22  # values in memory at a time
-# Convolutions that end the codec's residual units and its decoder, small enough that hardly a sample clips.
+# Convolutions that end the codec's residual units and its decoder, small enough that few samples clip (5 %).
 QUIET = r"decoder\.decoder\.[1-9]\d*\.(block\.\d+\.conv2\.)?conv\.weight"
 Shapes = dict[str, tuple[int, ...]]
 

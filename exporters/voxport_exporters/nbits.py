@@ -66,7 +66,7 @@ def nearest(weight: Array, bits: int, block: int) -> Blocks:
     """Round to nearest. A block spans its own minimum to maximum, zero included, or at 4 bits the part of that which
     leaves the least squared error: what sticks out is cut, all else is nearer (RANGES)."""
     w = _blocked(weight, block)
-    codes, scale, zero = np.empty(w.shape, np.uint8), *(np.empty(w.shape[:2], np.float32) for _ in range(2))
+    codes, scale, zero = np.zeros(w.shape, np.uint8), *(np.zeros(w.shape[:2], np.float32) for _ in range(2))
     for at in range(0, len(w), PIECE):
         rows = slice(at, at + PIECE)
         least = np.full(w[rows].shape[:2], np.inf, np.float32)
