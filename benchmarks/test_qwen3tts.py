@@ -5,7 +5,7 @@
 frame   80 ms of speech: a talker step, the predictor's 15 passes, all 16 codes drawn as upstream draws them.
         PyTorch is qwen3tts_reference.py, eager, in float32 and in bfloat16 (the faster one where the CPU multiplies
         it); it leaves out what upstream's `generate()` costs per token, so upstream itself (baselines.py) is slower.
-codec   4 frames of the 12 Hz decoder that go on from those before. Upstream's decoder has no state and would decode
+codec   8 frames of the 12 Hz decoder that go on from those before. Upstream's decoder has no state and would decode
         25 frames of context each time, so PyTorch is the exporter's own net, eager: float32, and under bf16 autocast.
 Random weights: the times are real, what is said is not.
 """
@@ -24,6 +24,7 @@ import voxport
 from benchmarks.conftest import Fulls, Timed
 from benchmarks.qwen3tts_reference import Reference
 from benchmarks.steps import Step, step
+from voxport.codec12hz import PIECE
 from voxport.qwen3tts import Speaker
 from voxport_exporters import codec12hz
 
@@ -31,7 +32,7 @@ VARIANT = "0.6b-customvoice"
 PYTORCH = {"pytorch fp32": torch.float32, "pytorch bf16": torch.bfloat16}
 ROUNDS, WARM = 24, 4
 PROMPT = 40  # rows: about what a sentence of 20 words takes
-FRAME, GROUP = 0.08, codec12hz.STEP  # seconds; frames per call of the codec
+FRAME, GROUP = 0.08, PIECE  # seconds; frames per call of the codec
 FIXTURE = Path(__file__).parent.parent / "tests" / "fixtures" / "qwen3tts-customvoice"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from voxport.codec12hz import PIECE, READ
 from voxport.stage import Stage, Tensor
 from voxport_exporters import jsonfile
 from voxport_exporters.nets.codec12hz import Decoder
@@ -32,8 +33,6 @@ DEFAULTS = {  # upstream's, where config.json is silent
     "decode_upsample_rate": 1920,
     "encode_downsample_rate": 1920,
 }
-STEP = 8  # frames per decoder call: fewer stream the weights more often, many more leave the cache
-READ = 8  # frames per call of the encoder's convolutions
 
 
 def parts(folder: Path, encode: bool = True) -> Iterator[Part]:
@@ -46,7 +45,7 @@ def parts(folder: Path, encode: bool = True) -> Iterator[Part]:
     weights = Weights.open(folder)
     decoder = DecoderConfig.of(config["decoder_config"])
     _agree(folder, config, "decode_upsample_rate", decoder.frame)
-    yield Part(decode_stage(decoder), Decoder(weights.at("decoder"), decoder), axes={"frames": STEP})
+    yield Part(decode_stage(decoder), Decoder(weights.at("decoder"), decoder), axes={"frames": PIECE})
     if encode:
         encoder, books = EncoderConfig.of(config["encoder_config"]), config["encoder_valid_num_quantizers"]
         _agree(folder, config, "encode_downsample_rate", encoder.frame)

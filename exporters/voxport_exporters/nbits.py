@@ -143,11 +143,15 @@ def error_db(weight: Array, kind: str, block: int, rows: int = 32) -> float:
 
 
 def rounded_activations(x: Array, block: int) -> Array:
-    """What the kernel of accuracy level 4 makes of x [rows, inputs]: int8 with one scale per block."""
-    pad = np.pad(x, ((0, 0), (0, -x.shape[1] % block))).reshape(len(x), -1, block)
-    scale = np.maximum(np.abs(pad).max(-1, keepdims=True), 1e-30) / 127
-    rounded: Array = (np.rint(pad / scale) * scale).reshape(len(x), -1)[:, : x.shape[1]]
-    return rounded
+    """What the kernel of accuracy level 4 makes of x float32 [..., inputs]: int8 with one scale per block.
+
+    The kernel multiplies by 127 / largest, which decides what is a tie.
+    """
+    blocks = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % block)]).reshape(*x.shape[:-1], -1, block)
+    largest = np.maximum(np.abs(blocks).max(-1, keepdims=True), np.float32(1e-30))
+    rounded = np.rint(blocks * (127 / largest)) * (largest / 127)
+    kept: Array = rounded.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    return kept
 
 
 # ------------------------------------------------------------------------------------------------------ graphs

@@ -132,18 +132,10 @@ class _Rounding(TorchFunctionMode):
             return lambda x: x @ exact
         whole = torch.from_numpy(np.ascontiguousarray(replace(blocks, zero=blocks.rounded.astype(np.float32)).weight()))
         lost = exact - whole  # what the correction beside the kernel adds, from activations that are not rounded
-        return lambda x: _rounded_blocks(x, rule.block) @ whole + x @ lost
+        return lambda x: torch.from_numpy(nbits.rounded_activations(x.numpy(), rule.block)) @ whole + x @ lost
 
 
 def _tensor_wise(values: np.ndarray) -> Callable[[Tensor], Tensor]:
     codes, scale = quantize.int8_weight(values)
     weight = torch.from_numpy(codes * scale)
     return lambda x: torch.from_numpy(quantize.fake_quantize(x.numpy())) @ weight
-
-
-def _rounded_blocks(x: Tensor, block: int) -> Tensor:
-    """8 bits with one scale per block; the kernel multiplies by 127 / largest, which decides what is a tie."""
-    blocks = F.pad(x, (0, -x.shape[-1] % block)).unflatten(-1, (-1, block))
-    largest = blocks.abs().amax(-1, keepdim=True).clamp(min=1e-30)
-    rounded: Tensor = torch.round(blocks * (127 / largest)) * (largest / 127)
-    return rounded.flatten(-2)[..., : x.shape[-1]]

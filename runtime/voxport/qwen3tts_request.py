@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from voxport.bundle import Bundle, Setting
+from voxport.codec12hz import PIECE
 from voxport.qwen3tts_lm import Rule
 from voxport.qwen3tts_prompt import Prompts
 from voxport.qwen3tts_text import Words
@@ -20,7 +21,7 @@ from voxport.speak import Settings, settings
 OWN: Settings = {
     "codec_schedule": "exact",  # or upstream: all at the end, in chunks of 300 frames that see 25 before them
     "first_chunk_frames": 1,
-    "chunk_frames": 8,
+    "chunk_frames": PIECE,
     "parse_special": False,  # upstream's: special tokens in the text are not plain text
     "fix_mistral_regex": False,  # upstream's, when it loads from a local folder
     "split_letters": 400,  # text.weight of a piece of long text: half a minute; quality falls in long generations
