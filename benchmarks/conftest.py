@@ -5,7 +5,6 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import fullsize
 from benchmarks.steps import Step
 from voxport_exporters.pack import pack
+from voxport_exporters.systems import SYSTEMS
 
 
 class Full:
@@ -29,10 +29,10 @@ class Full:
     def bundle(self, recipe: str, codec: str | None = None) -> Path:
         out = self._folder / ".".join([self._name, recipe, *([codec] if codec else [])])
         if not out.exists():
-            exporter = import_module(f"voxport_exporters.{self._system}")
-            rules = exporter.RECIPES[recipe]
+            exporter = SYSTEMS[self._system]()
+            rules = exporter.recipes[recipe]
             if codec:
-                rules = rules.then(exporter.CODEC_RECIPES[codec])
+                rules = rules.then(exporter.codec_recipes[codec])
             pack(exporter.job(self.checkpoint), out, rules, "cpu")
         return out
 

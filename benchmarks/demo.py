@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 import voxport
-from voxport import audio
-from voxport.bench import bench
+from voxport.audio import files as audio
+from voxport.bench.run import bench
 from voxport.verify import verify
-from voxport_exporters import llvc
 from voxport_exporters.pack import pack
+from voxport_exporters.systems.llvc import job as llvc
 from voxport_parity.chain import chain
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +36,7 @@ def main(out: Path) -> None:
         bundle = out / f"llvc-{recipe}"
         pack(llvc.job(CHECKPOINT), bundle, llvc.RECIPES[recipe], "cpu")
         converter = voxport.load(bundle)
+        assert isinstance(converter, voxport.Converter)
 
         say(f"{recipe}: convert {SPEECH.name} whole, then as a live stream in pieces of {STEP_MS} ms")
         whole = converter.stream(rate=rate).convert(samples)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 import voxport
-from voxport import draws, qwen3tts, vyvo
-from voxport.lm import Rows
-from voxport.qwen3tts_lm import Row
-from voxport.speak import SENTENCE
+from voxport import draws
+from voxport.speech.rows import Rows
+from voxport.speech.speech import SENTENCE
+from voxport.systems.qwen3tts import speaker as qwen3tts
+from voxport.systems.qwen3tts.lm import Row
+from voxport.systems.vyvo import speaker as vyvo
 
 PROMPT = 100  # tokens in the cache before the first step of VyvoTTS
 TOKEN = 64410  # a code, whichever

@@ -14,10 +14,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import voxport
 from benchmarks.conftest import Full, Fulls, Timed
-from benchmarks.llvc_fullsize import speech_like
-from benchmarks.llvc_reference import LlvcReference, load
+from benchmarks.fullsize.llvc import speech_like
+from benchmarks.references.llvc import LlvcReference, load
+from voxport.bundle import Bundle
+from voxport.systems.llvc.converter import Converter
 
 ROUNDS = 400  # chunks timed per case
 
@@ -66,7 +67,7 @@ def _pytorch(net: LlvcReference, samples: torch.Tensor) -> Callable[[], object]:
 
 
 def _voxport(bundle: Path, samples: torch.Tensor, factor: int) -> Callable[[], object]:
-    stream = voxport.load(bundle, threads=1).stream("exact", factor)
+    stream = Converter(Bundle(bundle)).stream("exact", factor)
     fed = samples.numpy()
     stream.feed(fed)
     return lambda: stream.feed(fed)
@@ -74,7 +75,7 @@ def _voxport(bundle: Path, samples: torch.Tensor, factor: int) -> Callable[[], o
 
 def test_int8_keeps_40_db_of_fp32(llvc: Full) -> None:
     audio = speech_like(3.0).numpy()
-    want, got = (voxport.load(llvc.bundle(r)).stream("offline").convert(audio) for r in ("fp32", "int8"))
+    want, got = (Converter(Bundle(llvc.bundle(r))).stream("offline").convert(audio) for r in ("fp32", "int8"))
     snr = 10 * np.log10(np.mean(want**2) / np.mean((got - want) ** 2))
     print(f"\nint8 against fp32, offline, 3 s: {snr:.1f} dB")
     assert snr >= 40
@@ -82,7 +83,7 @@ def test_int8_keeps_40_db_of_fp32(llvc: Full) -> None:
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_exact_streaming_is_offline_at_real_size(factor: int, llvc: Full) -> None:
-    converter = voxport.load(llvc.bundle("fp32"))
+    converter = Converter(Bundle(llvc.bundle("fp32")))
     audio = speech_like(2.0).numpy()
     whole = len(audio) // 208 * 208 - 208  # the last, partial chunk is padded differently
     want = converter.stream("offline").convert(audio)[:whole]
@@ -93,7 +94,7 @@ def test_exact_streaming_is_offline_at_real_size(factor: int, llvc: Full) -> Non
 
 
 def test_sizes(llvc: Full) -> None:
-    mb = {recipe: voxport.load(llvc.bundle(recipe)).bundle.bytes / 1e6 for recipe in ("fp32", "int8")}
+    mb = {recipe: Bundle(llvc.bundle(recipe)).bytes / 1e6 for recipe in ("fp32", "int8")}
     print(f"\nbundles: {mb['fp32']:.2f} MB fp32, {mb['int8']:.2f} MB int8")
     assert mb["fp32"] <= 13
     assert mb["int8"] <= 4

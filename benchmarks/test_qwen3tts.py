@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 
 import voxport
 from benchmarks.conftest import Fulls, Timed
-from benchmarks.qwen3tts_reference import Reference
+from benchmarks.references.qwen3tts import Reference
 from benchmarks.steps import Step, step
-from voxport.codec12hz import PIECE
-from voxport.qwen3tts import Speaker
-from voxport_exporters import codec12hz
+from voxport.codecs.codec12hz import PIECE
+from voxport.systems.qwen3tts.speaker import Speaker
+from voxport_exporters.codecs.codec12hz import stages as codec12hz
 
 VARIANT = "0.6b-customvoice"
 PYTORCH = {"pytorch fp32": torch.float32, "pytorch bf16": torch.bfloat16}

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.conftest import Fulls
 from benchmarks.steps import Step
-from voxport.session import Session
+from voxport.graphs.ort import Session
 
 ROUNDS, THREADS = 20, 2
 AXES = {"batch": 1, "time": 1, "capacity": 256, "frames": 4, "units": 4}

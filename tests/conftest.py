@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from filelock import FileLock
 from safetensors.numpy import load_file
 
 from voxport_exporters.pack import pack
+from voxport_exporters.systems import SYSTEMS
 
 torch.set_num_threads(1)
 
@@ -30,11 +30,11 @@ def exporting(system: str, checkpoint: Path, folder: Path) -> Export:
     """(recipe, target) -> bundle, exported by whoever asks first. Do not write into it; copy it."""
 
     def bundle(recipe: str, target: str) -> Path:
-        exporter = import_module(f"voxport_exporters.{system}")
+        exporter = SYSTEMS[system]()
         out = folder / f"{checkpoint.name}-{recipe}-{target}"
         with FileLock(f"{out}.lock"):
             if not out.exists():
-                pack(exporter.job(checkpoint), out, exporter.RECIPES[recipe], target)
+                pack(exporter.job(checkpoint), out, exporter.recipes[recipe], target)
         return out
 
     return bundle

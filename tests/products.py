@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 
 from voxport.bundle import Bundle
-from voxport_exporters.part import Part
+from voxport_exporters.graphs.part import Part
 from voxport_parity.reference import Quantized
 
 Array = np.ndarray

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from voxport.cli import BadInput, one_line
+from voxport.cli.main import BadInput, one_line
 
 SYSTEMS = ("llvc", "vyvo", "qwen3tts")
 
@@ -16,7 +16,7 @@ SYSTEMS = ("llvc", "vyvo", "qwen3tts")
 def exits(verb: str) -> Iterator[None]:
     """Turns the errors of a verb into one line each, so that nobody sees a traceback."""
     try:
-        from voxport_exporters.checkpoint import ChangedError
+        from voxport_exporters.checkpoints.hub import ChangedError
 
         yield
     except ModuleNotFoundError as error:
@@ -71,20 +71,19 @@ def export(
       voxport export qwen3tts checkpoints/0.6b-base -o bundle
     """
     with exits("export"):
-        from importlib import import_module
-
+        from voxport_exporters import systems as exporters
         from voxport_exporters.pack import pack
         from voxport_exporters.recipe import Recipe
 
-        module = import_module(f"voxport_exporters.{system}")
+        exporter = exporters.SYSTEMS[system]()
         given = {name: value for name, value in options.items() if value is not None}
-        foreign = given.keys() - inspect.signature(module.job).parameters.keys()
-        if foreign or (codec_recipe and not hasattr(module, "CODEC_RECIPES")):
+        foreign = given.keys() - inspect.signature(exporter.job).parameters.keys()
+        if foreign or (codec_recipe and not exporter.codec_recipes):
             raise ValueError(f"{system} takes no --{min(foreign, default='codec-recipe')}")
-        rules = Recipe.named(recipe or str(getattr(module, "DEFAULT_RECIPE", "fp32")), module.RECIPES)
+        rules = Recipe.named(recipe or exporter.default_recipe, exporter.recipes)
         if codec_recipe:
-            rules = rules.then(module.CODEC_RECIPES[codec_recipe])
-        for warning in pack(module.job(checkpoint, **given), out, rules, target, gate):
+            rules = rules.then(exporter.codec_recipes[codec_recipe])
+        for warning in pack(exporter.job(checkpoint, **given), out, rules, target, gate):
             click.echo(f"warning: {warning}", err=True)
         click.echo(out)
 
@@ -113,7 +112,8 @@ def fetch(name: str | None, out: Path | None, listing: bool, lock_file: Path | N
     HF_ENDPOINT names another hub, HF_TOKEN (or `hf auth login`) opens gated repositories.
     """
     with exits("fetch"):
-        from voxport_exporters import checkpoint, lockfile
+        from voxport_exporters.checkpoints import hub as checkpoint
+        from voxport_exporters.checkpoints import lockfile
 
         if listing:
             for model in lockfile.read(lock_file).values():
@@ -147,7 +147,7 @@ def lock(name: str, lock_file: Path | None) -> None:
       voxport lock llvc_nc --lock-file models.lock
     """
     with exits("lock"):
-        from voxport_exporters import checkpoint
+        from voxport_exporters.checkpoints import hub as checkpoint
 
         model = checkpoint.lock(name, lock_file)
         click.echo(f"{name}: {len(model.files)} files pinned and confirmed")

@@ -15,12 +15,16 @@ from onnx import numpy_helper
 from tqdm import tqdm
 
 import voxport
-from voxport.bundle import FORMAT, Bundle, Fidelity, Manifest, Setting, Source, StageRecord, record, writing
-from voxport_exporters import caches, lockfile, lookup, nbits, quantize
-from voxport_exporters.part import Part, check, export
+from voxport.bundle import Bundle, record, writing
+from voxport.manifest import FORMAT, Fidelity, Manifest, Setting, Source, StageRecord
+from voxport_exporters.checkpoints import lockfile
+from voxport_exporters.checkpoints.weights import deferring
+from voxport_exporters.graphs import caches, nbits
+from voxport_exporters.graphs import int8 as quantize
+from voxport_exporters.graphs import tables as lookup
+from voxport_exporters.graphs.part import Part, check, export
+from voxport_exporters.graphs.store import Array, Store, Written
 from voxport_exporters.recipe import Recipe, Rule
-from voxport_exporters.store import Array, Store, Written
-from voxport_exporters.weights import deferring
 
 # A quantized layer below these fails the gate (`--gate`), or is warned about.
 LEAST_DB = {"int8": 30.0, "int8b": 30.0, "int4": 15.0, "hqq4": 15.0}

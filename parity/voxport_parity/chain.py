@@ -7,17 +7,18 @@ for systems whose `feeds` have it: of a checkpoint without goldens it is the onl
 
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
-from voxport.session import Session
+from voxport.graphs.ort import Session
+from voxport_exporters import systems as exporters
 from voxport_exporters.pack import Job, pack
 from voxport_exporters.recipe import Recipe
 from voxport_parity.compare import Diff, compare
 from voxport_parity.reference import TorchBundle, quantized
+from voxport_parity.systems import SYSTEMS, Feeds
 from voxport_parity.trace import Golden, Trace
 
 FP32 = Recipe("fp32")
@@ -44,20 +45,18 @@ def chain(
     `tell` is given a line about a link that is left out. `options`: the exporter's, as `voxport export` takes them.
     Raises ValueError or FileNotFoundError in one line for bad input.
     """
-    exporter = import_module(f"voxport_exporters.{system}")
-    feeds = import_module(f"voxport_parity.{system}")
+    exporter, feeds = exporters.SYSTEMS[system](), SYSTEMS[system]()
 
     def job() -> Job:
-        made: Job = exporter.job(checkpoint, **options)
-        return made
+        return exporter.job(checkpoint, **options)
 
     with tempfile.TemporaryDirectory(prefix="voxport-parity-") as scratch:
         given = None if bundle is None else Bundle(bundle)
         name = recipe or (given.manifest.recipe if given else "fp32")
         whole, _, codec = name.partition("+codec-")
-        rounding = Recipe.named(whole, exporter.RECIPES)
+        rounding = Recipe.named(whole, exporter.recipes)
         if codec:
-            rounding = rounding.then(Recipe.named(codec, getattr(exporter, "CODEC_RECIPES", {})))
+            rounding = rounding.then(Recipe.named(codec, exporter.codec_recipes))
         if given is not None and given.manifest.recipe != rounding.name:
             raise ValueError(f"{bundle}: was exported with recipe {given.manifest.recipe}, not {rounding.name}")
         if given is not None and given.manifest.recipe == "fp32":
@@ -72,8 +71,6 @@ def chain(
             golden = feeds.without_golden(fp32)
 
         def live(made: Trace) -> list[Diff]:
-            if not hasattr(feeds, "live"):
-                return []
             if "lora" in options:
                 tell("live link left out: upstream's class does not merge the adapter")
                 return []
@@ -89,7 +86,7 @@ def chain(
 
 def _links(
     system: str,
-    feeds: Any,
+    feeds: Feeds,
     golden: Golden,
     known: bool,
     nets: TorchBundle,

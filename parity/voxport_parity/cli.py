@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,12 +50,13 @@ def parity(
     """
     if file is not None:
         _refuse_losing(file, checkpoint, bundle)
+    from voxport_exporters.systems import SYSTEMS
     from voxport_parity.chain import chain
 
     diffs: list[Diff] = []
     groups: dict[tuple[str, str], list[int]] = {}
     given = {name: value for name, value in options.items() if value is not None}
-    foreign = given.keys() - inspect.signature(import_module(f"voxport_exporters.{system}").job).parameters.keys()
+    foreign = given.keys() - inspect.signature(SYSTEMS[system]().job).parameters.keys()
     if foreign:
         raise ValueError(f"{system} takes no --{min(foreign)}")
     for diff in chain(system, checkpoint, bundle, recipe, target, lambda line: click.echo(line, err=True), **given):

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from voxport.bundle import Bundle
-from voxport.session import Array, Session, State
-from voxport_exporters import caches, lookup, nbits, quantize
-from voxport_exporters.part import Part
+from voxport.graphs.ort import Array, Session, State
+from voxport_exporters.graphs import caches, nbits
+from voxport_exporters.graphs import int8 as quantize
+from voxport_exporters.graphs import tables as lookup
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.nets.taps import tapped
 from voxport_exporters.recipe import Recipe, Rule
-from voxport_exporters.taps import tapped
 
 
 class TorchSession(Session):

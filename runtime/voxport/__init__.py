@@ -6,7 +6,18 @@ out = stream.feed(samples)          # float32 in [-1, 1] at voice.sample_rate
 out = stream.flush()
 """
 
-from voxport.bundle import load
+import os
+
+from voxport.bundle import Bundle
+from voxport.systems import Converter, Speaker, open_model
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["Converter", "Speaker", "load"]
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None, check: bool = True) -> Speaker | Converter:
+    """Opens a bundle as the Speaker or Converter of its system.
+
+    `threads`: cores one step may use (default: what the system runs best with); `check`: verify the files' hashes.
+    """
+    return open_model(Bundle(path, check=check), threads)

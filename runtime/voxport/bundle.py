@@ -7,85 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
 
-from voxport.session import Session
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-
-# system -> the module and class that run it; imported when a bundle of that system is opened
-SYSTEMS = {
-    "llvc": ("voxport.llvc", "Converter"),
-    "vyvo": ("voxport.vyvo", "Speaker"),
-    "qwen3tts": ("voxport.qwen3tts", "Speaker"),
-}
-Setting = bool | int | float | str
-
-
-class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file must be."""
-
-    sha256: str
-    bytes: int
-
-
-class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from. `repos`: id -> revision of those in models.lock that hold one of these files."""
-
-    files: dict[str, FileRecord]
-    repos: dict[str, str] = {}
-
-
-class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What export measured of one stage.
-
-    Costs are those of one step of the schedule (llvc: one chunk): bytes of weights read, floating-point and 8-bit
-    operations. `error_db`: lowest signal-to-noise ratio of a quantized layer against fp32; `speed_up`: of its most
-    expensive layer. Both are null where nothing is quantized.
-    """
-
-    weight_bytes: int
-    flops: int
-    int8_ops: int
-    error_db: float | None = None
-    speed_up: float | None = None
-
-
-class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What quantization did to a language model's logits, teacher forced, beside float32: means over positions."""
-
-    kl: float  # nats, of the quantized distribution from that of float32
-    top1: float  # share of positions with the same best id
-    snr_db: float  # of the logits without their mean
-    positions: int
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything about a bundle that its graphs do not say themselves.
-
-    `sampling`: every setting of `say` by name with its default; `voices`: names the checkpoint is known to speak as.
-    """
-
-    format: int
-    system: str
-    variant: str
-    sample_rate: Annotated[int, msgspec.Meta(ge=1)]
-    target: str
-    recipe: str
-    source: Source
-    tools: dict[str, str]
-    stages: dict[str, StageRecord]
-    files: dict[str, FileRecord]
-    schedule: dict[str, int] = {}
-    tokens: dict[str, int] = {}
-    sampling: dict[str, Setting] = {}
-    voices: list[str] = []
-    fidelity: Fidelity | None = None
+from voxport.graphs.ort import Session
+from voxport.manifest import FORMAT, MANIFEST, FileRecord, Manifest
 
 
 class Bundle:
@@ -109,24 +36,6 @@ class Bundle:
         return sum(record.bytes for record in self.manifest.files.values())
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, check: bool = True) -> Any:
-    """Opens a bundle as the Speaker or Converter of its system.
-
-    `threads`: cores one step may use (default: what the system runs best with); `check`: verify the files' hashes.
-    """
-    return opened(Bundle(path, check=check), threads)
-
-
-def opened(bundle: Bundle, threads: int | None = None) -> Any:
-    """The Speaker or Converter of an open bundle."""
-    module, name = SYSTEMS[bundle.manifest.system]
-    model = getattr(import_module(module), name)
-    try:
-        return model(bundle) if threads is None else model(bundle, threads=threads)
-    except KeyError as error:
-        raise ValueError(f"{bundle.path / MANIFEST}: lacks {error}; export the bundle again") from None
-
-
 def _manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not path.is_dir():
@@ -144,10 +53,6 @@ def _manifest(path: Path) -> Manifest:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file}: {error}; export the bundle again") from None
-    if manifest.system not in SYSTEMS:
-        raise ValueError(
-            f"{file}: system {manifest.system!r} is not one of {', '.join(SYSTEMS)}; a newer voxport may know it"
-        )
     return manifest
 
 

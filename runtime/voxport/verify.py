@@ -1,7 +1,6 @@
 """Proves a bundle on the machine it runs on: the same inputs must give what they gave at export."""
 
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from voxport import bounds
-from voxport.bundle import SYSTEMS, load
+from voxport.bundle import Bundle
+from voxport.systems import open_model
 
 
 class BrokenError(ValueError):
@@ -33,10 +33,10 @@ def verify(path: Path, threads: int | None = None) -> list[Row]:
     """Rehearses every mode of the model. BrokenError: a file is corrupted or missing, or a graph does not run."""
     file = path / "golden" / "rehearsal.safetensors"
     try:
-        model = load(path, threads=threads)
+        model = open_model(Bundle(path), threads)
         manifest = model.bundle.manifest
         wanted = load_file(file)
-        made = import_module(SYSTEMS[manifest.system][0]).rehearse(model)
+        made = model.rehearse()
     except Exception as error:  # onnxruntime's and safetensors' own exception types are not all public
         raise BrokenError(str(error)) from error
     if made.keys() != wanted.keys():

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voxport.stage import CAPACITY
-from voxport.stage import Tensor as Declared
-from voxport_exporters import ops
+from voxport.graphs.stage import CAPACITY, TensorSpec
+from voxport_exporters.checkpoints.weights import Weights, built, later
+from voxport_exporters.nets import ops
 from voxport_exporters.nets.decoder_config import DecoderConfig
-from voxport_exporters.ops import Places
-from voxport_exporters.taps import tap
-from voxport_exporters.weights import Weights, built, later
+from voxport_exporters.nets.ops import Places
+from voxport_exporters.nets.taps import tap
 
 # name here -> name in the checkpoint, where lfm2 differs from the others
 _LFM2 = {
@@ -209,15 +208,15 @@ class Head(nn.Module):
         return (hidden @ self.weight,)
 
 
-def state_of(c: DecoderConfig) -> tuple[Declared, ...]:
+def state_of(c: DecoderConfig) -> tuple[TensorSpec, ...]:
     """The state tensors of a Decoder, layer by layer."""
     cache = ("batch", c.kv_heads, CAPACITY, c.head_size)
-    state: list[Declared] = []
+    state: list[TensorSpec] = []
     for i, mixer in enumerate(c.mixers):
         if mixer != "conv":
-            state += [Declared(f"{kind}.{i}", "float32", cache) for kind in ("keys", "values")]
+            state += [TensorSpec(f"{kind}.{i}", "float32", cache) for kind in ("keys", "values")]
         elif c.kernel > 1:
-            state.append(Declared(f"conv.{i}", "float32", ("batch", c.kernel - 1, c.width)))
+            state.append(TensorSpec(f"conv.{i}", "float32", ("batch", c.kernel - 1, c.width)))
     return tuple(state)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from voxport_exporters.ops import ACTIVATIONS
+from voxport_exporters.nets.ops import ACTIVATIONS
 
 Mixer = Literal["full", "sliding", "conv"]
 FAMILIES = ("lfm2", "qwen2", "qwen3", "llama")

@@ -1,0 +1,197 @@
+"""What the Qwen3-TTS 12 Hz codec decoder turns its frames into samples with (facts/qwen3tts.md 6): convolutions.
+
+Sequences are [steps, channels] and convolutions MatMuls of what they see at each step, which onnxruntime can do in
+int8. In float32 Conv1d is faster, at the machine's limit, so there the residual units take [1, channels, steps].
+States are [channels, context] either way.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.codecs.codec12hz.config import DILATIONS, KERNEL
+from voxport_exporters.codecs.codec12hz.rotary import Linear, frozen
+from voxport_exporters.nets import ops
+
+ROW = 1024  # values in a row from which on it costs no more that rows are short
+# sin(pi r)^2 as p^2 (c0 + c1 p), p = r (r - 1): minimax, largest error 1.6e-3 (-56 dB; int8 leaves 16 to 30)
+COARSE = (9.1215333021590, -27.409844918885)
+
+
+class Snake(nn.Module):
+    """x + sin(a x)^2 / b per channel, a = exp(alpha), b = exp(beta). x [1, channels, steps] or [steps, channels].
+
+    Where the channels are last, onnxruntime starts anew for every row, so it is given several as one: as many as are
+    not too long together and divide the `steps` of a frame.
+    """
+
+    def __init__(self, w: Weights, channels: int, steps: int, exact: bool = True) -> None:
+        """Not `exact`: where channels are last, which is beside int8, it is `coarse`."""
+        super().__init__()
+        self.alpha = frozen(torch.exp(w.take("alpha", channels)))
+        self.beta = frozen(torch.exp(w.take("beta", channels)))
+        self.rows = max(n for n in range(1, max(1, ROW // channels) + 1) if steps % n == 0)
+        self.exact = exact
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            return ops.snake(x, self.alpha[:, None], self.beta[:, None])
+        snake = ops.snake if self.exact else coarse
+        wide = x.reshape(-1, self.rows * x.shape[1])
+        return snake(wide, self.alpha.tile(self.rows), self.beta.tile(self.rows)).reshape(x.shape)
+
+
+def coarse(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """ops.snake within 1.6e-3 / beta; in ten passes over memory, not fourteen: a tenth of an int8 decoder step less."""
+    turns, gain = x * (alpha / torch.pi), 1 / (beta + 1e-9)
+    r = turns - torch.floor(turns)
+    p = r * (r - 1)
+    c0, c1 = (c * gain for c in COARSE)
+    return x + (p * c1 + c0) * (p * p)
+
+
+class Conv(nn.Module):
+    """Convolution without padding over [1, channels, steps], or, its weight [kernel * in, out], over [steps, channels].
+
+    A MatMul from the start with `product`.
+    """
+
+    def __init__(
+        self, w: Weights, inputs: int, outputs: int, kernel: int, dilation: int = 1, product: bool = False
+    ) -> None:
+        super().__init__()
+        self.inputs, self.kernel, self.dilation = inputs, kernel, dilation
+        self.weight, self.bias = frozen(w.take("weight", outputs, inputs, kernel)), frozen(w.take("bias", outputs))
+        self.turn(product)
+
+    @property
+    def product(self) -> bool:
+        return self.weight.dim() == 2
+
+    def turn(self, product: bool) -> None:
+        """Into a MatMul, or back into a convolution."""
+        if product and not self.product:
+            self.weight = frozen(self.weight.permute(2, 1, 0).flatten(0, 1))
+        elif self.product and not product:
+            self.weight = frozen(self.weight.unflatten(0, (self.kernel, self.inputs)).permute(2, 1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.product:
+            return windows(x, self.kernel, self.dilation) @ self.weight + self.bias
+        return F.conv1d(x, self.weight, self.bias, dilation=self.dilation)
+
+
+class Upsample(nn.Module):
+    """Transposed convolution, kernel `reach * rate`, stride `rate`, as one MatMul: [steps, in] -> [steps * rate, out].
+
+    Step t of `rate` samples sees the inputs t and, where reach is 2, t - 1.
+    """
+
+    def __init__(self, w: Weights, inputs: int, outputs: int, rate: int, reach: int) -> None:
+        super().__init__()
+        taps = w.take("weight", inputs, outputs, reach * rate).unflatten(-1, (reach, rate)).flip(2)  # oldest first
+        self.dense = Linear(taps.permute(2, 0, 3, 1).reshape(reach * inputs, -1), w.take("bias", outputs).tile(rate))
+        self.rate, self.reach = rate, reach
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [reach - 1 + steps, in]: where reach is 2, the input before them first."""
+        samples: Tensor = self.dense(windows(x, self.reach)).unflatten(-1, (self.rate, -1))
+        return samples.flatten(0, 1)
+
+
+class Residual(nn.Module):
+    """x + conv2(snake(conv1(snake(x)))), conv1 with kernel 7 and dilated, conv2 with kernel 1."""
+
+    def __init__(self, w: Weights, channels: int, dilation: int, steps: int) -> None:
+        super().__init__()
+        self.act1, self.act2 = (Snake(w.at(name), channels, steps, exact=False) for name in ("act1", "act2"))
+        self.conv1 = Conv(w.at("conv1.conv"), channels, channels, KERNEL, dilation)
+        self.conv2 = Conv(w.at("conv2.conv"), channels, channels, 1)
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [1, channels, steps] or [steps, channels], past [channels, context] -> same shape, next past."""
+        c, after = joined(past, self.act1(x))
+        return x + self.conv2(self.act2(self.conv1(c))), after
+
+
+class Units(nn.ModuleList):
+    """The residual units of a block, [steps, channels] -> same shape."""
+
+    def __init__(self, w: Weights, channels: int, steps: int) -> None:
+        super().__init__(Residual(w.at(str(2 + j)), channels, d, steps) for j, d in enumerate(DILATIONS))
+        self.products = False
+
+    def multiply(self, yes: bool) -> None:
+        """See quantize.Convolutions."""
+        self.products = yes
+        for conv in self.modules():
+            if isinstance(conv, Conv):
+                conv.turn(yes)
+
+    def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """`past` and what comes after it: one state per unit."""
+        after = []
+        x = x if self.products else x.T[None]
+        for unit, before in zip(self, past, strict=True):
+            x, kept = unit(x, before)
+            after.append(kept)
+        return x if self.products else x.squeeze(0).T, after
+
+
+class Block(nn.Module):
+    """Upsampling by `rate` and three residual units."""
+
+    def __init__(self, w: Weights, inputs: int, outputs: int, rate: int, steps: int) -> None:
+        """`steps` come in per frame."""
+        super().__init__()
+        self.act = Snake(w.at("0"), inputs, steps)
+        self.up = Upsample(w.at("1.conv"), inputs, outputs, rate, reach=2)
+        self.units = Units(w, outputs, steps * rate)
+
+    def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """x [steps, inputs] -> [steps * rate, outputs], next past."""
+        c = torch.cat((past[0], self.act(x)))
+        y, after = self.units(self.up(c), past[1:])
+        return y, [c[-1:], *after]
+
+
+class ToWave(nn.Module):
+    """Convolution with kernel 7 to one channel, [kernel - 1 + steps, channels] -> [steps].
+
+    Every tap is multiplied with every step, and the products are summed where they meet: seven numbers per step are
+    moved instead of 7 * channels.
+    """
+
+    def __init__(self, w: Weights, channels: int) -> None:
+        super().__init__()
+        self.dense = Linear(w.take("weight", 1, channels, KERNEL)[0])
+        self.bias = frozen(w.take("bias", 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        each, steps = self.dense(x).T, x.shape[0] - KERNEL + 1
+        return sum((each[i, i : i + steps] for i in range(KERNEL)), self.bias)
+
+
+def windows(x: Tensor, kernel: int, dilation: int = 1) -> Tensor:
+    """What a convolution sees at each step, oldest first: x [(kernel - 1) * dilation + steps, width]
+    -> [steps, kernel * width]."""
+    if kernel == 1:
+        return x
+    steps = x.shape[0] - (kernel - 1) * dilation
+    seen = torch.arange(steps, device=x.device)[:, None] + dilation * torch.arange(kernel, device=x.device)
+    return x.index_select(0, seen.flatten()).reshape(-1, kernel * x.shape[1])
+
+
+def joined(past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """past [channels, context] before x [1, channels, steps] or [steps, channels], in x's layout; next past."""
+    if x.dim() == 3:
+        c = torch.cat((past[None], x), dim=-1)
+        return c, tail(c, past)
+    c = torch.cat((past.T, x))
+    return c, c[-past.shape[1] :].T
+
+
+def tail(c: Tensor, past: Tensor) -> Tensor:
+    """The last columns of c [1, channels, steps], as many as `past` [channels, context] has."""
+    return c[..., -past.shape[1] :].squeeze(0)

@@ -1,0 +1,122 @@
+"""SNAC codec: release layout -> graphs `codec_decode` and `codec_encode`, for systems that speak SNAC codes."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from voxport.graphs.stage import Stage, TensorSpec
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.codecs.snac.config import DILATIONS, KERNEL, SnacConfig
+from voxport_exporters.codecs.snac.decoder import Decoder
+from voxport_exporters.codecs.snac.encoder import Encoder, encode_unit, reach
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.recipe import Recipe, Rule
+
+RECIPES = {
+    "fp32": Recipe("fp32"),
+    # elsewhere int8 does not pay: depthwise convolutions have next to no arithmetic (facts/ort_perf.md 3.4)
+    "int8": Recipe("int8", [Rule("int8", stage="codec_decode", weights="blocks.*.up.weight")]),
+}
+
+
+def find(root: Path) -> tuple[Path, Path]:
+    """(config.json, weights) of a release folder. FileNotFoundError says what is missing."""
+    config = root / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: no such file; is this a SNAC folder?")
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        if (root / name).is_file():
+            return config, root / name
+    raise FileNotFoundError(f"{root}: no pytorch_model.bin or model.safetensors")
+
+
+def read_config(path: Path) -> SnacConfig:
+    """A release's config.json. ValueError in one line when it is not one."""
+    try:
+        held = json.loads(path.read_text())
+        return SnacConfig.of(held)
+    except OSError as error:
+        raise FileNotFoundError(f"{path}: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a SNAC config.json: {error}") from None
+
+
+def parts(weights: Weights, config: SnacConfig, *, noise: bool = True) -> Iterator[Part]:
+    """`codec_decode`, `codec_encode`. Every key of `weights` is accounted for when the last part has been taken.
+
+    `noise=False` leaves the noise blocks out of the decoder: cheaper, without draws, and not upstream's sound.
+    """
+    if config.noise and not noise:
+        weights.drop("decoder.model.*.linear.*", "the decoder is exported without noise")
+        config = replace(config, noise=False)
+    step = max(1, config.frame // config.unit)
+    yield Part(_decode_stage(config), Decoder(weights, config), axes={"units": step})
+    encode = Part(_encode_stage(config), Encoder(weights, config), axes={"units": 1})
+    weights.finish()
+    yield encode
+
+
+def schedule(config: SnacConfig) -> dict[str, int]:
+    """What the runtime must know beside the graphs: manifest.schedule."""
+    before, after = reach(config)
+    return {
+        "codec.delay": _state(config)[1],  # samples by which the decoder's audio trails its codes
+        "codec.codes": config.codebook_size,
+        **{f"codec.stride.{i}": stride for i, stride in enumerate(config.vq_strides)},
+        "codec.before": before,  # units of audio around a unit that its codes depend on
+        "codec.after": after,
+    }
+
+
+def _decode_stage(config: SnacConfig) -> Stage:
+    unit = config.unit
+    rates = config.upsampled if config.noise else []
+    return Stage(
+        "codec_decode",
+        inputs=(
+            TensorSpec("codes", "int64", (len(config.vq_strides), "units", unit)),
+            TensorSpec("real", "float32", ("units", unit)),
+            *(TensorSpec(f"noise.{i}", "float32", ("units", unit * rate)) for i, rate in enumerate(rates)),
+        ),
+        outputs=(TensorSpec("audio", "float32", ("units", unit * config.hop)),),
+        state=_state(config)[0],
+    )
+
+
+def _state(config: SnacConfig) -> tuple[tuple[TensorSpec, ...], int]:
+    """(state of the decoder in order, its delay in samples): what every convolution must see again."""
+    state: list[TensorSpec] = []
+
+    def keep(name: str, *shape: int) -> None:
+        if shape[-1]:
+            state.append(TensorSpec(name, "float32", shape))
+
+    half, widths = KERNEL // 2, config.widths
+    keep("front", 1, config.latent, 2 * half)
+    wait = -half % config.unit
+    keep("window", 1, widths[0], wait)
+    delay = half + wait  # in columns of the stream as it is at this layer
+    for i, (rate, inputs, outputs) in enumerate(zip(config.decoder_rates, widths, widths[1:], strict=False)):
+        keep(f"up.{i}", 1, inputs, 1)
+        delay = delay * rate + math.ceil(rate / 2)
+        if config.noise:
+            keep(f"past_noise.{i}", delay)
+        for j, dilation in enumerate(DILATIONS):
+            keep(f"unit.{i}.{j}", 1, outputs, 2 * half * dilation)
+            delay += half * dilation
+    keep("last", 1, widths[-1], 2 * half)
+    delay += half
+    return (TensorSpec("past_real", "float32", (-(-delay // config.hop),)), *state), delay
+
+
+def _encode_stage(config: SnacConfig) -> Stage:
+    unit = encode_unit(config)
+    return Stage(
+        "codec_encode",
+        inputs=(TensorSpec("audio", "float32", ("units", unit * math.prod(config.encoder_rates))),),
+        outputs=tuple(
+            TensorSpec(f"codes.{i}", "int64", ("units", unit // stride)) for i, stride in enumerate(config.vq_strides)
+        ),
+    )

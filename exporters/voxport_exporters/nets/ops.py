@@ -1,0 +1,213 @@
+"""Operators that lower differently per target: one function each.
+
+`portable` is ai.onnx only; `cpu` may use onnxruntime's com.microsoft operators, emitted while tracing. Outside of a
+trace every function computes the same values in plain torch, so a net is checked against goldens as it is written.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from voxport_exporters.nets.taps import tap
+
+HIDDEN = -1e30  # added to a score it leaves no weight; finite, so a row that sees nothing yields no NaN
+GQA_MULTIPLE = 8  # onnxruntime's GroupQueryAttention refuses other head sizes
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # by transformers' names
+    **dict.fromkeys(("silu", "swish"), F.silu),
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_fast"), partial(F.gelu, approximate="tanh")),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+_target: ContextVar[str] = ContextVar("target", default="portable")
+
+
+@contextmanager
+def lowering(target: str) -> Iterator[None]:
+    """Within: ops emit what `target` ("cpu" or "portable") may use."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def _emits_contrib() -> bool:
+    return _target.get() == "cpu" and torch.compiler.is_exporting()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, name: str) -> Tensor:
+    """softmax(q k^T / sqrt(head size)) v without mask. q [batch, queries, width], k and v [batch, keys, width].
+
+    Taps the weights, mean over heads, as `name`.
+    """
+    if _emits_contrib():
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (q, k, v),
+            {"num_heads": heads},
+            dtype=q.dtype,
+            shape=q.shape,
+            version=1,
+        )
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+    tap(name, weights.mean(1))
+    return (weights @ v).transpose(1, 2).flatten(-2)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis; in this form onnxruntime makes it one kernel.
+
+    A weight of more axes (a row per head) keeps it from doing so, unless it comes after one of ones.
+    """
+    if weight.dim() > 1:
+        return rms_norm(x, torch.ones_like(weight[0]), eps) * weight
+    return x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+# ------------------------------------------------------------------------------------ attention with a cache
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of one call stand: worked out once, used by every layer.
+
+    Rows of a batch are padded on the left, so all rows stand at the same index of the cache. Tokens do not see pads,
+    and pads see only pads: where no layer adds a bias, a pad that enters as zeros stays zeros.
+    """
+
+    past: Tensor  # int64 [1]: tokens already in the cache, pads included
+    total: int  # with the new ones; a symbol while tracing
+    real: Tensor  # float [batch, time, 1]: 1, or 0 at a pad
+    cos: Tensor  # [batch, time, head size / 2]
+    sin: Tensor
+    masks: dict[int, Tensor]  # window -> [batch, 1, time, total], 0 where visible and HIDDEN elsewhere; 0: no window
+
+    @classmethod
+    def of(
+        cls, past: Tensor, pads: Tensor, time: int, frequencies: Tensor, windows: set[int], at: Tensor | None = None
+    ) -> "Places":
+        """past int64 [1], pads int64 [batch], `time` new tokens; `at` float [batch, time]: positions, if not 0, 1 .."""
+        total: int = past.item() + time  # type: ignore[assignment]
+        torch._check(total >= time)
+        new = past + torch.arange(time, device=past.device)  # [time]
+        since = new - pads[:, None]  # [batch, time]: index without the row's pads
+        angles = (since.clamp(min=0).to(torch.float32) if at is None else at)[..., None] * frequencies
+        keys = torch.arange(total, device=past.device)
+        behind = new[:, None] - keys  # [time, total]
+        masks = {}
+        for window in windows:
+            alike = (keys < pads[:, None, None]) == (since < 0)[..., None]  # [batch, time, total]
+            visible = (behind >= 0) & alike[:, None]
+            if window:
+                visible = visible & (behind < window)
+            masks[window] = torch.where(visible, 0.0, HIDDEN)
+        real = (since >= 0).to(torch.float32)[..., None]
+        return cls(past, total, real, angles.cos(), angles.sin(), masks)
+
+
+def rotary(x: Tensor, heads: int, places: Places) -> Tensor:
+    """Turns channel i of every head with its channel i + size / 2. x [batch, time, heads * size] -> same shape."""
+    batch, time, width = x.shape
+    if _emits_contrib():
+        flat = torch.arange(batch * time).view(batch, time)
+        tables = (places.cos.flatten(0, 1), places.sin.flatten(0, 1))
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::RotaryEmbedding",
+            (x, flat, *tables),
+            {"num_heads": heads, "rotary_embedding_dim": width // heads},
+            dtype=x.dtype,
+            shape=x.shape,
+            version=1,
+        )
+    cos, sin = places.cos[:, :, None], places.sin[:, :, None]
+    low, high = x.unflatten(-1, (heads, -1)).chunk(2, dim=-1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).flatten(-2)
+
+
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, places: Places, window: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of new tokens to themselves and all before them.
+
+    q [batch, time, heads * size], k and v [batch, time, kv heads * size]; keys and values [batch, kv heads, capacity,
+    size] hold `places.past` columns and get the new ones, in place where input and output share memory; columns
+    beyond are never read. Returns the shape of q, next keys, next values.
+    """
+    batch, time, width = q.shape
+    shared, size = keys.shape[1], keys.shape[3]
+    heads = width // size
+    mask = places.masks[window]
+    if _emits_contrib() and size % GQA_MULTIPLE == 0:
+        last = (places.past + (time - 1)).to(torch.int32).expand(batch)
+        total = (places.past + time).to(torch.int32).reshape(())
+        out, keys, values = torch.onnx.ops.symbolic_multi_out(
+            "com.microsoft::GroupQueryAttention",
+            (q, k, v, keys, values, last, total, None, None, None, mask),
+            {"num_heads": heads, "kv_num_heads": shared},
+            dtypes=(q.dtype, keys.dtype, values.dtype),
+            shapes=(q.shape, keys.shape, values.shape),
+            version=1,
+        )
+        return out, keys, values
+    columns = (places.past + torch.arange(time, device=q.device))[None, None, :, None]
+    columns = columns.expand(batch, shared, time, size)
+    k, v = (x.unflatten(-1, (shared, size)).transpose(1, 2) for x in (k, v))
+    keys, values = keys.scatter(2, columns, k), values.scatter(2, columns, v)
+    seen_keys, seen_values = keys[:, :, : places.total], values[:, :, : places.total]
+    # Heads that share keys are put side by side as further queries, so keys are never repeated.
+    q = q.unflatten(2, (shared, -1, size)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [batch, kv heads, group * time, size]
+    scores = (q @ seen_keys.transpose(-1, -2) / math.sqrt(size)).unflatten(2, (-1, time)) + mask[:, :, None]
+    mixed = torch.softmax(scores, dim=-1).flatten(2, 3) @ seen_values
+    mixed = mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4)
+    return mixed.flatten(2), keys, values
+
+
+def short_conv(x: Tensor, past: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution along time. x [batch, time, width], past [batch, kernel - 1, width],
+    weight [width, 1, kernel] (oldest tap first) -> same shape as x, next past."""
+    kernel = weight.shape[-1]
+    if _emits_contrib() and kernel > 1:
+        feed = (x, weight, bias, past)
+        y, past = torch.onnx.ops.symbolic_multi_out(
+            "com.microsoft::CausalConvWithState",
+            feed,
+            {"channels_last": 1},
+            dtypes=(x.dtype, past.dtype),
+            shapes=(x.shape, past.shape),
+            version=1,
+        )
+        return y, past
+    time = x.shape[1]
+    whole = torch.cat((past, x), dim=1)
+    y = sum((whole[:, j : j + time] * weight[:, 0, j] for j in range(kernel)), torch.zeros(()))
+    return y if bias is None else y + bias, whole[:, time:]
+
+
+# sin(pi r)^2 over one period as p^2 (c0 + c1 p + c2 p^2 + c3 p^3), p = r (r - 1): minimax, largest error 7e-7 (-123 dB)
+_SINE_SQUARED = (9.86779478068855, -19.790862385947833, 16.374928694560623, -10.306920413954686)
+
+
+def snake(x: Tensor, alpha: Tensor, beta: Tensor | None = None) -> Tensor:
+    """x + sin(alpha x)^2 / (beta + 1e-9); beta is alpha by default. x [batch, channels, time], they [channels, 1].
+
+    onnxruntime computes Sin on one thread however many there are, so `cpu` gets a polynomial instead.
+    """
+    gain = 1 / ((alpha if beta is None else beta) + 1e-9)
+    if not _emits_contrib():
+        sine = torch.sin(x * alpha)
+        return x + sine * sine * gain
+    turns = x * (alpha / math.pi)
+    r = turns - torch.floor(turns)
+    p = r * (r - 1)
+    c0, c1, c2, c3 = (c * gain for c in _SINE_SQUARED)
+    return x + (((p * c3 + c2) * p + c1) * p + c0) * (p * p)

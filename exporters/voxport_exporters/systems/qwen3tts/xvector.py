@@ -1,0 +1,165 @@
+"""The Qwen3-TTS speaker encoder, an ECAPA-TDNN (arXiv 2005.07143; facts/qwen3tts.md 7), written for export.
+
+A reference's log-mel spectrogram in, the x-vector out. Every convolution reflects its input at the edges, so the whole
+reference is one call.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.codecs.codec12hz.rotary import Linear, frozen
+from voxport_exporters.nets.taps import tap
+
+LEAST_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class SpeakerConfig:
+    """`speaker_encoder_config` of config.json, defaults as upstream's code has them."""
+
+    mel_dim: int = 128
+    enc_dim: int = 1024
+    enc_channels: tuple[int, ...] = (512, 512, 512, 512, 1536)
+    enc_kernel_sizes: tuple[int, ...] = (5, 3, 3, 3, 1)
+    enc_dilations: tuple[int, ...] = (1, 2, 3, 4, 1)
+    enc_attention_channels: int = 128
+    enc_res2net_scale: int = 8
+    enc_se_channels: int = 128
+    sample_rate: int = 24000
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Self:
+        """From the dict of config.json, whose further keys do not concern this net. ValueError names a broken law."""
+        known = {f.name for f in fields(cls)}
+        held: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k in known}
+        config = cls(**held)
+        c = config.enc_channels
+        laws = {
+            "enc_channels, enc_kernel_sizes and enc_dilations are equally long": len(c)
+            == len(config.enc_kernel_sizes)
+            == len(config.enc_dilations),
+            "there are at least 3 enc_channels": len(c) >= 3,
+            "all enc_channels but the last are equal": len({*c[:-1]}) == 1,
+            "the last of enc_channels is the sum of those between": c[-1] == sum(c[1:-1]),
+            "enc_channels are multiples of enc_res2net_scale": c[0] % config.enc_res2net_scale == 0,
+        }
+        for law, holds in laws.items():
+            if not holds:
+                raise ValueError(f"speaker_encoder_config: this must hold and does not: {law}")
+        return config
+
+    @property
+    def least(self) -> int:
+        """Frames of mel a reference must have: a reflection needs one more than it adds."""
+        pads = ((k - 1) * d for k, d in zip(self.enc_kernel_sizes, self.enc_dilations, strict=True))
+        return max(-(-pad // 2) for pad in pads) + 1
+
+
+class Tdnn(nn.Module):
+    """ReLU(conv(x)), as many frames out as in."""
+
+    def __init__(self, w: Weights, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.weight = frozen(w.take("conv.weight", outputs, inputs, kernel))
+        self.bias = frozen(w.take("conv.bias", outputs))
+        self.dilation, self.pad = dilation, (kernel - 1) * dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [1, channels, frames]."""
+        if self.pad:
+            x = F.pad(x, (self.pad // 2, self.pad - self.pad // 2), mode="reflect")
+        return torch.relu(F.conv1d(x, self.weight, self.bias, dilation=self.dilation))
+
+
+class Block(nn.Module):
+    """x + squeeze-and-excite(tdnn(Res2Net(tdnn(x))))."""
+
+    def __init__(self, w: Weights, config: SpeakerConfig, i: int) -> None:
+        super().__init__()
+        width, scale, squeezed = config.enc_channels[i], config.enc_res2net_scale, config.enc_se_channels
+        kernel, dilation = config.enc_kernel_sizes[i], config.enc_dilations[i]
+        self.enter, self.leave = Tdnn(w.at("tdnn1"), width, width), Tdnn(w.at("tdnn2"), width, width)
+        part = width // scale
+        inner = w.at("res2net_block")
+        self.parts = nn.ModuleList(
+            Tdnn(inner.at(f"blocks.{j}"), part, part, kernel, dilation) for j in range(scale - 1)
+        )
+        self.squeeze = _pointwise(w.at("se_block.conv1"), width, squeezed)
+        self.excite = _pointwise(w.at("se_block.conv2"), squeezed, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [1, channels, frames]: each part but the first adds its predecessor's output before its convolution."""
+        first, *chunks = self.enter(x).chunk(len(self.parts) + 1, dim=1)
+        done: list[Tensor] = []
+        for chunk, conv in zip(chunks, self.parts, strict=True):
+            done.append(conv(chunk + done[-1] if done else chunk))
+        y = self.leave(torch.cat((first, *done), dim=1))
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(y.mean(-1)))))
+        out: Tensor = x + y * gate[..., None]
+        return out
+
+
+def _pointwise(w: Weights, inputs: int, outputs: int) -> Linear:
+    return Linear(w.take("weight", outputs, inputs, 1)[..., 0].T, w.take("bias", outputs))
+
+
+class Pool(nn.Module):
+    """Attentive statistics: x [1, channels, frames] -> mean and deviation [1, 2 * channels], weighted over frames."""
+
+    def __init__(self, w: Weights, channels: int, attention: int) -> None:
+        super().__init__()
+        # The attention reads (x, mean, deviation); the last two are one vector for all frames.
+        weight = w.take("tdnn.conv.weight", attention, 3 * channels, 1)
+        self.weight = frozen(weight[:, :channels])
+        self.overall = Linear(weight[:, channels:, 0].T, w.take("tdnn.conv.bias", attention))
+        self.out, self.out_bias = (
+            frozen(w.take("conv.weight", channels, attention, 1)),
+            frozen(w.take("conv.bias", channels)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, deviation = _statistics(x, torch.full_like(x[:, :1], 1.0) / x.shape[-1])
+        seen = F.conv1d(x, self.weight) + self.overall(torch.cat((mean, deviation), dim=1))[..., None]
+        scores = F.conv1d(torch.tanh(torch.relu(seen)), self.out, self.out_bias)
+        return torch.cat(_statistics(x, torch.softmax(scores, dim=-1)), dim=1)
+
+
+def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    mean = (x * weights).sum(-1)
+    variance = (weights * (x - mean[..., None]).square()).sum(-1)
+    return mean, torch.sqrt(variance.clamp(min=LEAST_VARIANCE))
+
+
+class SpeakerEncoder(nn.Module):
+    """mel [frames, mel_dim] -> embedding [enc_dim]."""
+
+    def __init__(self, w: Weights, config: SpeakerConfig) -> None:
+        super().__init__()
+        c, last = config.enc_channels, len(config.enc_channels) - 1
+        kernels, dilations = config.enc_kernel_sizes, config.enc_dilations
+        self.enter = Tdnn(w.at("blocks.0"), config.mel_dim, c[0], kernels[0], dilations[0])
+        self.blocks = nn.ModuleList(Block(w.at(f"blocks.{i}"), config, i) for i in range(1, last))
+        self.gather = Tdnn(w.at("mfa"), c[-1], c[-1], kernels[-1], dilations[-1])
+        self.pool = Pool(w.at("asp"), c[-1], config.enc_attention_channels)
+        self.out = _pointwise(w.at("fc"), 2 * c[-1], config.enc_dim)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = self.enter(mel.T[None])
+        tap("spk.block.0", x)
+        outputs = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            tap(f"spk.block.{i + 1}", x)
+            outputs.append(x)
+        x = self.gather(torch.cat(outputs, dim=1))
+        tap("spk.mfa", x)
+        pooled = self.pool(x)
+        tap("spk.asp", pooled[..., None])
+        embedding: Tensor = self.out(pooled)[0]
+        return embedding

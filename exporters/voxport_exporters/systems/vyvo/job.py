@@ -1,0 +1,260 @@
+"""VyvoTTS: an LFM2, Qwen3 or Llama language model that speaks SNAC tokens (facts/vyvo.md).
+
+Stages: `lm` turns token ids into the last hidden state; `head.0` .. `head.6` turn that into the logits of the 4,097
+ids the grammar allows at each of a frame's seven positions (the position's codes in order, then END_OF_SPEECH); `head`
+gives all logits, for runs without the grammar. `codec_decode` and `codec_encode` are SNAC's (snac.py).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from voxport.bundle import Bundle
+from voxport.graphs.stage import Stage, TensorSpec
+from voxport.manifest import Fidelity, Setting
+from voxport.systems.vyvo.speaker import Speaker
+from voxport_exporters.checkpoints import jsonfile
+from voxport_exporters.checkpoints.lora import EMBEDDING, HEAD, merge
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.codecs.snac import stages as snac
+from voxport_exporters.codecs.snac.config import SnacConfig
+from voxport_exporters.graphs.fidelity import fidelity
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.nets.decoder import Head, LanguageModel, state_of
+from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.pack import Job
+from voxport_exporters.recipe import Recipe, Rule
+from voxport_exporters.systems.vyvo import tokens as vyvo_tokens
+
+POSITIONS = 7  # tokens per frame
+CODES = 4096  # ids per position
+CAPACITY = 512  # cached tokens a typical step runs beside; sizes the traced example only
+
+_TABLE = Rule("int8row", weights="embedding")
+_CACHE = [Rule("int8cache", weights="keys.*"), Rule("int8cache", weights="values.*")]
+_CODEC = Rule("fp32", stage="codec_*")  # the codec's recipe is chosen apart from the language model's
+RECIPES = {
+    "fp32": Recipe("fp32"),
+    "int8": Recipe("int8", [Rule("int8b"), _TABLE, *_CACHE, _CODEC]),
+    "int4": Recipe("int4", [Rule("int4"), _TABLE, *_CACHE, _CODEC]),
+    "int4-32": Recipe("int4-32", [Rule("int4", block=32), _TABLE, *_CACHE, _CODEC]),
+    "int4-256": Recipe("int4-256", [Rule("int4", block=256), _TABLE, *_CACHE, _CODEC]),
+    "hqq4": Recipe("hqq4", [Rule("hqq4", block=64), _TABLE, *_CACHE, _CODEC]),
+}
+CODEC_RECIPES = {name: Recipe(f"codec-{name}", [_CODEC, *snac.RECIPES[name].rule]) for name in ("fp32", "int8")}
+
+CONTEXTS = {"lfm2": 128000, "qwen2": 32768, "qwen3": 32768, "llama": 2048}  # of transformers, by family
+
+# Every setting of `say` and its default (facts/vyvo.md 4, 5); top_k comes from the checkpoint. What is named
+# <dialect>.x or clone.x replaces x there. Upstream's vLLM engine samples with top_p 0.8 and repetition_penalty 1.3.
+SAMPLING: dict[str, Setting] = {
+    "dialect": "current",
+    "constrained_decoding": True,
+    "classic.constrained_decoding": False,
+    "strict": False,  # upstream's current reading: a generation that was cut, or is malformed, gives no audio
+    "temperature": 0.6,
+    "clone.temperature": 0.5,
+    "top_p": 0.95,
+    "clone.top_p": 0.9,
+    "repetition_penalty": 1.1,
+    "max_new_tokens": 1200,
+    "clone.max_new_tokens": 990,
+    "min_audio_frames": 1,
+    "use_random_voice": False,
+    "fade_out": 0.05,  # seconds at the end
+    "classic.fade_out": 0.0,
+    "clone.fade_out": 0.0,
+    "noise": True,  # the codec's, drawn from the seed
+    "codec_schedule": "exact",
+    "chunk_frames": 4,
+    "split_letters": 180,  # 14 s of speech are the most that 1200 tokens hold
+    "runaway_seconds": 3.0,
+    "runaway_seconds_per_letter": 0.25,
+}
+VOICES = [f"EN_B00000_S{10 * i:05d}" for i in range(12)]  # upstream's DEFAULT_SPEAKERS
+REFERENCE_SECONDS = 30  # a longer recording fills the context that is left for speech, and clones no better
+
+
+def job(
+    root: Path,
+    variant: str | None = None,
+    codec: Path | None = None,
+    tokens: str | None = None,
+    tokenizer: Path | None = None,
+    lora: Path | None = None,
+) -> Job:
+    """Finds a checkpoint: `root` is the language model's folder, or holds it as lm/ beside the codec's.
+
+    `codec`: SNAC's folder, `tokens`: a built-in token table or a yaml, `tokenizer`: the folder of a tokenizer.json;
+    all are found in `root` when not given. `lora`: an adapter that PEFT saved, merged.
+    FileNotFoundError or ValueError say in one line what is missing.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    lm = root / "lm" if (root / "lm").is_dir() else root
+    config = read_config(lm / "config.json")
+    if variant not in (None, config.family):
+        raise ValueError(f"{root}: holds variant {config.family}, not {variant}")
+    table, yaml = vyvo_tokens.find([root, lm], tokens, config.family)
+    vyvo_tokens.check(table, config.vocab, POSITIONS * CODES, str(yaml or lm))
+    speech_config, speech_weights = snac.find(codec or _codec(root))
+    speech = snac.read_config(speech_config)
+    _belongs(speech, speech_config)
+    words = (tokenizer or lm) / "tokenizer.json"
+    if not words.is_file():
+        raise FileNotFoundError(f"{words}: no such tokenizer; give the folder that holds it with --tokenizer")
+    weights = sorted(p for p in lm.iterdir() if p.name.endswith((".safetensors", ".safetensors.index.json")))
+    adapter = [lora / "adapter_config.json", lora / "adapter_model.safetensors"] if lora else []
+    beside = [p for p in (lm / "generation_config.json", yaml) if p is not None and p.is_file()]
+
+    def all_parts() -> Iterator[Part]:
+        read = Weights.open(lm)
+        read = merge(read, lora, tied=_tied(read, config)) if lora else read
+        own = replace(config, tied=_tied(read, config))
+        yield from parts(read, own, table["AUDIO_TOKENS_START"], table["END_OF_SPEECH"])
+        yield from snac.parts(Weights.open(speech_weights), speech)
+
+    return Job(
+        system="vyvo",
+        variant=config.family,
+        sample_rate=speech.sampling_rate,
+        parts=all_parts(),
+        checkpoint=(lm / "config.json", *weights, *adapter, *beside, words, speech_config, speech_weights),
+        root=root,
+        schedule=snac.schedule(speech)
+        | {"lm.context": _context(lm / "config.json", config.family), "reference.seconds": REFERENCE_SECONDS},
+        tokens=table,
+        sampling=SAMPLING | {"top_k": _top_k(lm / "generation_config.json")},
+        voices=VOICES,
+        files={"tokenizer.json": words},
+        golden=_golden,
+        fidelity=partial(_fidelity, table=table),
+    )
+
+
+def _codec(root: Path) -> Path:
+    """The folder below `root` whose config.json is SNAC's."""
+    found = [p.parent for p in sorted(root.glob("*/config.json")) if '"vq_strides"' in p.read_text(errors="replace")]
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "none"
+        raise FileNotFoundError(f"{root}: wanted one SNAC folder below it, found {names}; give it with --codec")
+    return found[0]
+
+
+def _belongs(speech: SnacConfig, path: Path) -> None:
+    places = sum(speech.frame // stride for stride in speech.vq_strides)
+    if (places, speech.codebook_size) != (POSITIONS, CODES):
+        raise ValueError(
+            f"{path}: {places} codes of {speech.codebook_size} per frame, the language model speaks {POSITIONS} of "
+            f"{CODES}: they do not belong together; give the folder of snac_24khz with --codec"
+        )
+
+
+def _context(file: Path, family: str) -> int:
+    """Positions the language model was trained for; transformers' default where its config is silent."""
+    held = jsonfile.read(file).get("max_position_embeddings", CONTEXTS[family])
+    if type(held) is not int or held < 1:
+        raise ValueError(f"{file}: max_position_embeddings is {held!r}, wanted a whole number from 1 on")
+    return held
+
+
+def _top_k(path: Path) -> int:
+    """The checkpoint's; upstream's code sets none, and transformers takes 50 where the file has none either."""
+    held = jsonfile.read(path) if path.is_file() else {}
+    return int(held.get("top_k", 50) or 0)
+
+
+def _fidelity(made: Mapping[str, Part], folder: Path, table: Mapping[str, int]) -> Fidelity:
+    """On a made-up prompt and eight frames of codes, every position read by its own head."""
+    text, codes = _made_up(table["TOKENIZER_LENGTH"], table["AUDIO_TOKENS_START"], frames=8)
+    tokens = np.concatenate((text, [table["START_OF_SPEECH"]], codes))
+    heads = [(len(text) + k, f"head.{k % POSITIONS}") for k in range(codes.size)]
+    return fidelity(made, folder, tokens, heads)
+
+
+def _made_up(words: int, audio_start: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twelve ids below `words`, and the ids of some frames of codes."""
+    rng = np.random.default_rng(0)
+    text = rng.integers(0, words, 12)
+    codes = rng.integers(0, CODES, (frames, POSITIONS)) + audio_start + CODES * np.arange(POSITIONS)
+    return text, codes.ravel()
+
+
+def _golden(bundle: Bundle, folder: Path) -> None:
+    """What this bundle makes of fixed inputs, for `voxport verify` on the target machine."""
+    save_file(Speaker(bundle).rehearse(), folder / "rehearsal.safetensors")
+
+
+def read_config(path: Path) -> DecoderConfig:
+    """The language model's config.json. FileNotFoundError, or ValueError in one line that names the file."""
+    held = jsonfile.read(path)
+    try:
+        return DecoderConfig.of(held)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _tied(weights: Weights, config: DecoderConfig) -> bool:
+    """Whether the head is the embedding: not where the file holds another one, whatever its config says.
+
+    That is how transformers reads such a file; merging an adapter that trained either in full makes one.
+    """
+    if not config.tied or not weights.has(HEAD):
+        return config.tied
+    head, embedding = (weights.take(key, *weights.shape(key)) for key in (HEAD, EMBEDDING))
+    return torch.equal(head, embedding)
+
+
+def parts(weights: Weights, config: DecoderConfig, audio_start: int, end_of_speech: int) -> Iterator[Part]:
+    """The graphs of the language model; every key of `weights` is accounted for when the last one has been taken.
+
+    `audio_start`: id of code 0 at position 0.
+    """
+    if audio_start + POSITIONS * CODES > config.vocab:
+        raise ValueError(
+            f"{weights.source}: vocabulary of {config.vocab} ends before the audio ids "
+            f"{audio_start}..{audio_start + POSITIONS * CODES - 1}; is the token table that of this checkpoint?"
+        )
+    sizes = {"batch": 1, "time": 1, "capacity": CAPACITY}
+    net = LanguageModel(weights, config)
+    end = (end_of_speech, end_of_speech + 1)
+    starts = [audio_start + p * CODES for p in range(POSITIONS)]
+    heads = {f"head.{p}": Head(weights, config, [(at, at + CODES), end]) for p, at in enumerate(starts)}
+    heads["head"] = Head(weights, config)
+    weights.drop(HEAD, "the embedding is the head") if config.tied else None
+    weights.finish()
+
+    def sample() -> tuple[torch.Tensor, ...]:
+        tokens = np.concatenate(_made_up(audio_start, audio_start, frames=32))
+        none = torch.zeros(1, dtype=torch.int64)
+        return torch.from_numpy(tokens)[None], none, none
+
+    yield Part(lm_stage(config), net, sizes, sample=sample)
+    for name, head in heads.items():
+        yield Part(head_stage(name, config.width, head.weight.shape[1]), head, {"batch": 1})
+
+
+def lm_stage(config: DecoderConfig) -> Stage:
+    return Stage(
+        "lm",
+        inputs=(
+            TensorSpec("tokens", "int64", ("batch", "time")),
+            TensorSpec("past", "int64", (1,)),
+            TensorSpec("pads", "int64", ("batch",)),
+        ),
+        outputs=(TensorSpec("hidden", "float32", ("batch", config.width)),),
+        state=state_of(config),
+    )
+
+
+def head_stage(name: str, width: int, rows: int) -> Stage:
+    return Stage(
+        name,
+        inputs=(TensorSpec("hidden", "float32", ("batch", width)),),
+        outputs=(TensorSpec("logits", "float32", ("batch", rows)),),
+    )

@@ -1,0 +1,58 @@
+"""The systems whose parity is proved: how the goldens of each are fed. Only this file names them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from voxport.bounds import Bound
+from voxport.bundle import Bundle
+from voxport.graphs.ort import Array
+from voxport_parity.trace import Golden, Trace
+
+Pairs = Iterator[tuple[str, Array, Array]]  # name, got, expected
+
+
+class Feeds(Protocol):
+    """Runs a bundle on the inputs of a golden and names what comes out as the golden does."""
+
+    def trace(self, bundle: Bundle, golden: Golden) -> Trace:
+        """Everything the bundle's stages can produce of the golden's names."""
+
+    def streamed(self, bundle: Bundle, golden: Golden) -> Trace:
+        """The audio again, fed in random pieces."""
+
+    def without_golden(self, bundle: Bundle) -> Golden:
+        """Inputs for a checkpoint nobody has goldens for."""
+
+    def live(self, files: Sequence[Path], golden: Golden, trace: Trace) -> Pairs:
+        """What upstream's own classes compute of the same inputs; nothing where there are none."""
+
+    def bound(self, name: str) -> Bound:
+        """How far a float32 tensor may be off."""
+
+    def rounded(self, name: str) -> Bound | None:
+        """How far a tensor of a quantized graph may be off the net that rounds as it does; None: it is reported."""
+
+    def stage(self, name: str) -> str:
+        """Which stage a tensor belongs to."""
+
+
+def _llvc() -> Feeds:
+    from voxport_parity.systems.llvc import feeds
+
+    return feeds
+
+
+def _vyvo() -> Feeds:
+    from voxport_parity.systems.vyvo import feeds
+
+    return feeds
+
+
+def _qwen3tts() -> Feeds:
+    from voxport_parity.systems.qwen3tts import feeds
+
+    return feeds
+
+
+SYSTEMS: dict[str, Callable[[], Feeds]] = {"llvc": _llvc, "vyvo": _vyvo, "qwen3tts": _qwen3tts}

@@ -1,0 +1,5 @@
+"""`python -m voxport.cli` is the `voxport` command."""
+
+from voxport.cli import main
+
+main()

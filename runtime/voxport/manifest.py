@@ -1,0 +1,71 @@
+"""manifest.json: everything about a bundle that its graphs do not say themselves."""
+
+from typing import Annotated
+
+import msgspec
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+Setting = bool | int | float | str
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file must be."""
+
+    sha256: str
+    bytes: int
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights came from. `repos`: id -> revision of those in models.lock that hold one of these files."""
+
+    files: dict[str, FileRecord]
+    repos: dict[str, str] = {}
+
+
+class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What export measured of one stage.
+
+    Costs are those of one step of the schedule (llvc: one chunk): bytes of weights read, floating-point and 8-bit
+    operations. `error_db`: lowest signal-to-noise ratio of a quantized layer against fp32; `speed_up`: of its most
+    expensive layer. Both are null where nothing is quantized.
+    """
+
+    weight_bytes: int
+    flops: int
+    int8_ops: int
+    error_db: float | None = None
+    speed_up: float | None = None
+
+
+class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What quantization did to a language model's logits, teacher forced, beside float32: means over positions."""
+
+    kl: float  # nats, of the quantized distribution from that of float32
+    top1: float  # share of positions with the same best id
+    snr_db: float  # of the logits without their mean
+    positions: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything about a bundle that its graphs do not say themselves.
+
+    `sampling`: every setting of `say` by name with its default; `voices`: names the checkpoint is known to speak as.
+    """
+
+    format: int
+    system: str
+    variant: str
+    sample_rate: Annotated[int, msgspec.Meta(ge=1)]
+    target: str
+    recipe: str
+    source: Source
+    tools: dict[str, str]
+    stages: dict[str, StageRecord]
+    files: dict[str, FileRecord]
+    schedule: dict[str, int] = {}
+    tokens: dict[str, int] = {}
+    sampling: dict[str, Setting] = {}
+    voices: list[str] = []
+    fidelity: Fidelity | None = None

@@ -1,0 +1,115 @@
+"""The systems voxport runs: what each kind of model can do, and where its class is. Only this file names them."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+from voxport.bundle import Bundle
+from voxport.graphs.ort import Array
+from voxport.speech.speech import Speech
+
+
+class Model(Protocol):
+    """What every system offers, so that `verify` and `bench` need to know none of them."""
+
+    bundle: Bundle
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the audio it makes, in Hz."""
+
+    def rehearse(self) -> dict[str, Array]:
+        """The outputs for fixed inputs that `golden/` records at export, by name."""
+
+    def workload(self, seconds: float, chunk_factor: int = 1) -> Iterator[Array]:
+        """About `seconds` of audio for benchmarks, float32 [n] piece by piece."""
+
+
+class Stream(Protocol):
+    """A live stream through a Converter: float32 [n] at `rate` Hz in, float32 [m] at the model's rate out."""
+
+    rate: int
+
+    def feed(self, samples: Array) -> Array:
+        """The next samples, any number; returns the samples that are ready."""
+
+    def flush(self) -> Array:
+        """Ends the stream and returns the samples that are still owed."""
+
+    def convert(self, samples: Array) -> Array:
+        """A whole signal at once, float32 [n] -> float32 [n] (at equal rates)."""
+
+
+@runtime_checkable
+class Converter(Model, Protocol):
+    """Turns speech into speech in another voice."""
+
+    def stream(self, mode: Any = "exact", chunk_factor: int = 1, rate: int | None = None) -> Stream:
+        """An independent stream."""
+
+
+class Voice(Protocol):
+    """An enrolled voice."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a .safetensors file."""
+
+
+@runtime_checkable
+class Speaker(Model, Protocol):
+    """Turns text into speech."""
+
+    @property
+    def voices(self) -> list[str]:
+        """Names that `say` takes as `voice`."""
+
+    def say(self, text: str, *, seed: int = 0, greedy: bool = False, **options: Any) -> Speech:
+        """Speech, made while it is iterated."""
+
+    def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
+        """The voice of a recording in which `text` is said."""
+
+    def tokenize(self, samples: Array, rate: int) -> Array:
+        """Samples float32 [n] at `rate` Hz -> the codec's tokens."""
+
+    def detokenize(self, tokens: Array, seed: int = 0) -> Iterator[Array]:
+        """The codec's tokens -> samples float32 [n], piece by piece."""
+
+
+def _llvc(bundle: Bundle, threads: int | None) -> Converter:
+    from voxport.systems.llvc.converter import Converter
+
+    return Converter(bundle, threads=threads)
+
+
+def _vyvo(bundle: Bundle, threads: int | None) -> Speaker:
+    from voxport.systems.vyvo.speaker import Speaker
+
+    return Speaker(bundle, threads=threads)
+
+
+def _qwen3tts(bundle: Bundle, threads: int | None) -> Speaker:
+    from voxport.systems.qwen3tts.speaker import Speaker
+
+    return Speaker(bundle, threads=threads)
+
+
+SYSTEMS: dict[str, Callable[[Bundle, int | None], Speaker | Converter]] = {
+    "llvc": _llvc,
+    "vyvo": _vyvo,
+    "qwen3tts": _qwen3tts,
+}
+
+
+def open_model(bundle: Bundle, threads: int | None = None) -> Speaker | Converter:
+    """The Speaker or Converter of an open bundle. ValueError for a system that this voxport does not know."""
+    system = bundle.manifest.system
+    if system not in SYSTEMS:
+        raise ValueError(
+            f"{bundle.path / 'manifest.json'}: system {system!r} is not one of {', '.join(SYSTEMS)}; "
+            "a newer voxport may know it"
+        )
+    try:
+        return SYSTEMS[system](bundle, threads)
+    except KeyError as error:
+        raise ValueError(f"{bundle.path / 'manifest.json'}: lacks {error}; export the bundle again") from None

@@ -1,0 +1,192 @@
+"""The language model of Qwen3-TTS: prompts to frames of codes (facts/qwen3tts.md 4, 5, 9.1).
+
+The talker says code 0 of a frame, or that it ends; the predictor, in one call, says the frame's other codes and gives
+the sum of all their embeddings, which with the next row of text is the talker's next input.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Self
+
+import numpy as np
+
+from voxport.bundle import Bundle
+from voxport.graphs.ort import Array, Session
+from voxport.speech.rows import Rows, Stopwatch
+from voxport.speech.sampler import Sampling
+from voxport.speech.speech import END, LIMIT, Settings
+from voxport.systems.qwen3tts.prompt import Prompt
+
+BEST = Sampling(temperature=1.0, top_k=1, top_p=1.0, repetition_penalty=1.0)  # with a draw of 0
+EVEN = Sampling(temperature=1e9, top_k=0, top_p=1.0, repetition_penalty=1.0)
+
+Watch = Callable[[str, Mapping[str, Array]], None]
+
+
+class Embeddings:
+    """The tables of a bundle."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self._text, self._codec = (bundle.session(f"{kind}_embed", threads) for kind in ("text", "codec"))
+        self._frames = bundle.session("frame_embed", threads) if "frame_embed" in bundle.manifest.stages else None
+
+    def text(self, ids: Sequence[int]) -> Array:
+        """float32 [ids, width]."""
+        return _rows(self._text, ids=np.array(ids, np.int64))
+
+    def codec(self, ids: Sequence[int]) -> Array:
+        """float32 [ids, width]."""
+        return _rows(self._codec, ids=np.array(ids, np.int64))
+
+    def frames(self, codes: Array) -> Array:
+        """codes int64 [n, books] -> float32 [n, width]. ValueError in a model that hears no reference."""
+        if self._frames is None:
+            raise ValueError("this model hears no reference; a Base model does")
+        return _rows(self._frames, codes=codes)
+
+
+def _rows(session: Session, **inputs: Array) -> Array:
+    return session(session.start(), into=None, **inputs)[0]["embeds"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How codes are chosen: `first` draws code 0, `rest` the others; the best one where they are None.
+
+    `processed` holds the penalty that acts on code 0 in either case; `least`: tokens before the end.
+    """
+
+    processed: Sampling
+    first: Sampling | None
+    rest: Sampling | None
+    least: int
+
+    @classmethod
+    def of(cls, chosen: Settings, greedy: bool) -> Self:
+        """From settings by upstream's names."""
+        first = Sampling.of(chosen)
+        sub = {name: chosen[f"subtalker_{name}"] for name in ("temperature", "top_k", "top_p")}
+        try:
+            rest = Sampling.of(sub | {"repetition_penalty": 1.0})
+        except ValueError as error:
+            raise ValueError(f"subtalker_{error}") from None
+        return cls(
+            first,
+            first if chosen["do_sample"] and not greedy else None,
+            rest if chosen["subtalker_dosample"] and not greedy else None,
+            int(chosen["min_new_tokens"]),
+        )
+
+    @property
+    def draws(self) -> bool:
+        """Anything is left to chance."""
+        return self.first is not None or self.rest is not None
+
+
+@dataclass
+class Row:
+    """One generation. `limit()` tokens may be made, at most `most`; the last has no frame. `draws(frame)` float32
+    [books] in [0, 1): code 0 first. `stopped` says in the end why: "end", or "max_new_tokens" for any limit."""
+
+    prompt: Prompt
+    most: int
+    limit: Callable[[], int]
+    draws: Callable[[int], Array]
+    stopped: str = ""
+
+
+class LanguageModel:
+    """`generate` makes frames; `clock` times its steps (without prefill)."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self._talker, self._predictor = (bundle.session(stage, threads) for stage in ("talker", "predictor"))
+        tokens, schedule = bundle.manifest.tokens, bundle.manifest.schedule
+        self.books, self.size, self.end = schedule["books"], schedule["codes"], tokens["codec.eos"]
+        # ids that may be drawn, ascending, without and with the end
+        codes = np.arange(tokens["codec.suppressed"])
+        self._spoken, self._all = codes[codes != self.end], np.union1d(codes, [self.end])
+        self.clock = Stopwatch()
+
+    def generate(self, rows: Sequence[Row], rule: Rule, watch: Watch | None = None) -> Iterator[list[Array | None]]:
+        """The next frame of every row, int64 [books], None for rows that stopped; until all have.
+
+        `watch` is told every output of the graphs, and between them "choice", the rows' codes 0.
+        """
+        see: Watch = watch or (lambda *_: None)
+        longest = max(len(row.prompt.embeds) for row in rows)
+        pads = np.array([longest - len(row.prompt.embeds) for row in rows], np.int64)
+        embeds = np.stack([np.pad(r.prompt.embeds, ((p, 0), (0, 0))) for r, p in zip(rows, pads, strict=True)])
+        fed = Rows(self._talker, pads, longest + max(row.most for row in rows))
+        made = fed.feed("embeds", embeds)
+        said = np.zeros((len(rows), made["logits"].shape[1]), bool)
+        for step in count():
+            see("talker", made)
+            with self.clock:
+                u = [row.draws(step) if rule.draws and not row.stopped else np.zeros(self.books) for row in rows]
+                uniforms = np.array(u, np.float32)
+                code = np.zeros(len(rows), np.int64)
+                for i, row in enumerate(rows):
+                    if not row.stopped:
+                        code[i] = self._code(made["logits"][i], said[i], rule, step, float(uniforms[i, 0]))
+                        said[i, code[i]] = True
+                        if code[i] == self.end or step + 1 >= row.limit():
+                            row.stopped = END if code[i] == self.end else LIMIT
+                self.clock.steps += 1
+                see("choice", {"code": code})
+                live = [not row.stopped for row in rows]
+                if not any(live):
+                    return
+                frame = self._frame(made["hidden"], np.where(live, code, 0), uniforms[:, 1:], rule.rest)
+                see("predictor", frame)
+            yield [
+                np.array([first, *others]) if on else None
+                for first, others, on in zip(code, frame["codes"], live, strict=True)
+            ]
+            text = [next(row.prompt.trailing, row.prompt.pad) if on else 0 for row, on in zip(rows, live, strict=True)]
+            embeds = np.stack([embed + t for embed, t in zip(frame["embed"], text, strict=True)])[:, None]
+            with self.clock:
+                made = fed.feed("embeds", embeds)
+
+    def read(
+        self, prompt: Prompt, codes: Array, hidden: Array | None = None
+    ) -> Iterator[tuple[str, Mapping[str, Array]]]:
+        """Outputs of talker and predictor, in turn, while codes [frames, books] are said, whatever they say.
+
+        `hidden` [frames, width]: what the predictor hears in place of the talker's.
+
+        As hot as `EVEN` all codes are equally likely, so a draw names the code it makes.
+        """
+        fed = Rows(self._talker, np.zeros(1, np.int64), len(prompt.embeds) + len(codes))
+        made = fed.feed("embeds", prompt.embeds[None])
+        for i, frame in enumerate(codes):
+            yield "talker", made
+            u = ((frame[None, 1:] + 0.5) / self.size).astype(np.float32)
+            heard = made["hidden"] if hidden is None else hidden[i : i + 1]
+            rest = self._frame(heard, frame[:1], u, EVEN)
+            yield "predictor", rest
+            made = fed.feed("embeds", (rest["embed"] + next(prompt.trailing, prompt.pad))[:, None])
+        yield "talker", made
+
+    def ids(self, step: int, rule: Rule) -> Array:
+        """What may be drawn as the token of a step, ascending."""
+        return self._spoken if step < rule.least else self._all
+
+    def _code(self, logits: Array, said: Array, rule: Rule, step: int, u: float) -> int:
+        ids = self.ids(step, rule)
+        scores = rule.processed.penalized(logits[ids], said[ids])
+        return int(ids[int(np.argmax(scores)) if rule.first is None else rule.first.draw(scores, u)])
+
+    def _frame(self, hidden: Array, code: Array, u: Array, rest: Sampling | None) -> dict[str, Array]:
+        """The codes after `code` int64 [rows], and the embedding of the whole frame."""
+        chosen = rest or BEST
+        return self._predictor(
+            self._predictor.start(),
+            into=None,
+            hidden=hidden,
+            code=code,
+            uniforms=np.ascontiguousarray(u if rest else np.zeros_like(u)),
+            temperature=np.array([chosen.temperature], np.float32),
+            top_k=np.array([chosen.top_k], np.int64),
+            top_p=np.array([chosen.top_p], np.float32),
+        )[0]

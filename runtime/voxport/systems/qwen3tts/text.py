@@ -1,0 +1,93 @@
+"""Text to the ids of Qwen3-TTS: its templates, and text that arrives piece by piece (facts/qwen3tts.md 3.1).
+
+Special tokens in a user's text are plain text here; upstream parses them, which `parse_special` turns on.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from voxport.speech.text import Tokenizer
+from voxport.systems.qwen3tts.prompt import Text
+
+TARGET = "<|im_start|>assistant\n{}<|im_end|>\n<|im_start|>assistant\n"
+REFERENCE = "<|im_start|>assistant\n{}<|im_end|>\n"
+INSTRUCT = "<|im_start|>user\n{}<|im_end|>\n"
+ROLE, AFTER, AFTER_REFERENCE = 3, 5, 2  # ids of a template before and after the text, as upstream counts them
+
+# How upstream splits words when it loads a local folder with fix_mistral_regex, which was not made for this tokenizer
+_MARKED = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+MISTRAL = (
+    r"[^\r\n\p{L}\p{N}]?%s*%s+|[^\r\n\p{L}\p{N}]?%s+%s*" % (_MARKED * 2)
+    + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class Words:
+    """One way to read text: `parse_special`, and which words it is split into."""
+
+    def __init__(self, path: Path, parse_special: bool = False, fix_mistral_regex: bool = False) -> None:
+        """`path`: tokenizer.json. ValueError when it is missing or is none."""
+        self._tokens = Tokenizer(path, MISTRAL if fix_mistral_regex else None)
+        self._parse = parse_special
+
+    def target(self, text: str | Iterable[str]) -> Text:
+        """What is to be said, whole or piece by piece. ValueError when it is a string with nothing to say."""
+        if not isinstance(text, str) and self._parse:
+            text = "".join(text)  # a special token may be cut between two pieces
+        if isinstance(text, str):
+            if not text.strip():
+                raise ValueError("the text is empty; give at least one word")
+            ids = self.ids(text)
+            return Text(ids[:ROLE], [ids[ROLE:-AFTER]])
+        blocks = settled(text)
+        before, _ = REFERENCE.split("{}")
+        first = self._encode(before, next(blocks, ""))
+        return Text(first[:ROLE], _then(first[ROLE:], (self._tokens.encode(block, False) for block in blocks)))
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of the whole template around what is to be said."""
+        return self._ids(TARGET, text)
+
+    def reference(self, text: str) -> list[int]:
+        """What is said in a reference."""
+        return self._ids(REFERENCE, text)[ROLE:-AFTER_REFERENCE]
+
+    def instruct(self, text: str) -> list[int]:
+        """How it is to be said; the template belongs to it."""
+        return self._ids(INSTRUCT, text)
+
+    def _ids(self, template: str, text: str) -> list[int]:
+        if self._parse:
+            return self._tokens.encode(template.format(text))
+        before, after = template.split("{}")
+        return self._encode(before, text) + self._tokens.encode(after)
+
+    def _encode(self, before: str, text: str) -> list[int]:
+        """The text as plain text. It is read together with the template's last words: a line break may join theirs."""
+        start, marker, words = before.rpartition("|>")
+        return self._tokens.encode(start + marker) + self._tokens.encode(words + text, False)
+
+
+def _then(first: list[int], rest: Iterator[list[int]]) -> Iterator[list[int]]:
+    yield first
+    yield from rest
+
+
+def settled(pieces: Iterable[str]) -> Iterator[str]:
+    """Text that comes in any pieces, cut where whatever comes later changes no id before: at the end of a word.
+
+    A space or a mark after a letter or a digit begins a new word in either way of splitting; what follows it decides
+    which, so the cut is before it. Of white space alone nothing is left.
+    """
+    held, begun = "", False
+    for piece in pieces:
+        held += piece
+        kinds = [unicodedata.category(char)[0] for char in held]
+        cuts = (i for i in range(len(held) - 1, 0, -1) if kinds[i - 1] in "LN" and kinds[i] in "ZPS")
+        cut = next(cuts, 0)
+        if cut:
+            yield held[:cut]
+            held, begun = held[cut:], True
+    if held and (begun or held.strip()):
+        yield held

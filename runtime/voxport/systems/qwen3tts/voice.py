@@ -1,0 +1,79 @@
+"""Voices that Qwen3-TTS Base clones: what a reference is turned into once, and how (facts/qwen3tts.md 7, 8)."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from voxport.bundle import Bundle
+from voxport.codecs import codec12hz
+from voxport.graphs.ort import Array
+from voxport.speech.speech import load_voice, recording, save_voice
+
+MOST_SECONDS = 120  # of a reference: the codec encoder's memory grows with its square (290 MB of scores for these)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A cloned voice: its x-vector float32 [width]; what is said in the reference, and its codes int64 [frames, books].
+
+    Without a transcript `text` is empty: such a voice can only be used by its x-vector (x_vector_only_mode).
+    """
+
+    text: str
+    codes: Array
+    embedding: Array
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a .safetensors file."""
+        arrays = {"codes": self.codes.astype(np.int32), "embedding": self.embedding}
+        save_voice(path, "qwen3tts", arrays, {"text": self.text})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Voice":
+        """Reads what `save` wrote. ValueError in one line when it is not that."""
+        arrays, about = load_voice(path, "qwen3tts")
+        shapes = {name: array.ndim for name, array in arrays.items()}
+        if shapes != {"codes": 2, "embedding": 1} or "text" not in about:
+            raise ValueError(f"{path}: not a voice of this version; enroll the reference again")
+        return cls(about["text"], arrays["codes"].astype(np.int64), arrays["embedding"])
+
+
+class Listener:
+    """Turns recordings into codes and voices, as far as the bundle's stages can."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        stages, session = bundle.manifest.stages, bundle.session
+        self.encoder = self.embedder = None
+        self._rate = bundle.manifest.sample_rate
+        if "codec_encode" in stages:
+            self.encoder = codec12hz.Encoder(session("codec_analyse", threads), session("codec_encode", threads))
+        if "speaker_encode" in stages:
+            self.embedder = codec12hz.SpeakerEncoder(
+                session("speaker_encode", threads), bundle.manifest.schedule["reference.mel_frames"]
+            )
+
+    def codes(self, samples: Array, rate: int) -> Array:
+        """Samples float32 [n] at `rate` Hz -> codes int64 [frames, books]. ValueError: too long, or no encoder."""
+        if self.encoder is None:
+            raise ValueError("this bundle has no codec encoder; that of a Base model has one")
+        if len(samples) > MOST_SECONDS * rate:
+            raise ValueError(f"{len(samples) / rate:.1f} s are too long; cut the recording to {MOST_SECONDS} s or less")
+        return self.encoder.encode(codec12hz.reference(samples, rate, self._rate))
+
+    def voice(self, samples: Array, rate: int, text: str | None) -> Voice:
+        """The voice in samples float32 [n] at `rate` Hz; without a transcript its x-vector alone."""
+        if self.embedder is None:
+            raise ValueError("this model clones no voices; a Base model does")
+        embedding = self.embedder.embed(codec12hz.reference(samples, rate))
+        if not (text or "").strip():
+            return Voice("", np.empty((0, 0), np.int64), embedding)
+        return Voice(text or "", self.codes(samples, rate), embedding)
+
+    def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
+        """The voice of a recording (any rate, channels averaged). ValueError names the file."""
+        samples, rate = recording(path)
+        try:
+            return self.voice(samples, rate, text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
