@@ -62,7 +62,7 @@ files = [
 name = "pinned"
 system = "llvc"
 licence = "MIT"
-packaged = {{ "experiments/llvc/config.json" = "configs/llvc.json" }}
+packaged = {{ "experiments/llvc/config.json" = "systems/llvc/configs/llvc.json" }}
 
 [[model.repo]]
 id = "us/codec"

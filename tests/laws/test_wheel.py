@@ -59,7 +59,11 @@ def test_the_wheel_holds_all_three_packages_and_their_data(wheel: Path) -> None:
         for path in (ROOT / floor).rglob("*")
         if path.is_file() and path.suffix in (".py", ".typed", ".json", ".onnx")
     }
-    assert {"voxport/cli.py", "voxport/probes/matmul_int8.onnx", "voxport_exporters/configs/llvc_hfg.json"} <= sources
+    assert {
+        "voxport/cli/main.py",
+        "voxport/bench/probes/matmul_int8.onnx",
+        "voxport_exporters/systems/llvc/configs/llvc_hfg.json",
+    } <= sources
     assert sources | {"voxport_exporters/models.lock"} <= held
     assert {name.split("/")[0] for name in held if ".dist-info" not in name} == {
         "voxport",

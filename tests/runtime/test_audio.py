@@ -316,7 +316,7 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
 # Room for the header and half the samples; for all samples but the encoder's last bytes.
 @pytest.mark.parametrize(("name", "room"), [("a.wav", 40_000), ("a.flac", 40_000), ("a.flac", -50), ("a.ogg", -50)])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str, room: int) -> None:
-    code = "import sys, resource; import numpy as np; from voxport.audio import write\n"
+    code = "import sys, resource; import numpy as np; from voxport.audio.files import write\n"
     code += "x = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000)\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))\n"
     code += "try: write(sys.argv[1], x, 16000)\nexcept OSError as error: print(error)\n"
