@@ -65,7 +65,7 @@ def say(
       voxport say BUNDLE "Hey there." -o hey.wav --greedy --set dialect=classic --set max_new_tokens=200
     """
     from voxport.audio.pipe import PIPE
-    from voxport.speech.speech import Heard, save_tokens
+    from voxport.cli.output import Progress, save_tokens
 
     if out == PIPE and (as_json or float32):
         raise BadInput(f"{'--json' if as_json else '--float'}: stdout carries raw 16-bit audio; name a file")
@@ -90,16 +90,16 @@ def say(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are printed below, once
         speech = speaker.say(text, seed=seed, greedy=greedy, **settings)
-        heard = Heard(speech)
+        progress = Progress(speech)
         try:
-            _write(out, heard if stream else list(heard), speaker.sample_rate, float32)
+            _write(out, progress if stream else list(progress), speaker.sample_rate, float32)
         finally:
             for warning in speech.warnings:
                 click.echo(f"warning: {warning}", err=True)
             if tokens is not None:
                 save_tokens(tokens, speech.tokens)
     if as_json:
-        click.echo(json.dumps({"out": out, "seed": seed} | heard.result(), indent=2))
+        click.echo(json.dumps({"out": out, "seed": seed} | progress.result(), indent=2))
     elif out != PIPE:
         click.echo(out)
 
@@ -133,7 +133,7 @@ def tokenize(bundle: Path, source: str, out: str, threads: int | None, no_check:
     from voxport.audio import files as audio
     from voxport.audio.files import READABLE
     from voxport.cli.folder import each
-    from voxport.speech.speech import save_tokens
+    from voxport.cli.output import save_tokens
 
     codec = _speaker(bundle, threads, no_check, "tokenize")
 
@@ -161,7 +161,7 @@ def detokenize(
     """The codec's tokens to audio: what `tokenize` or `say --save-tokens` wrote, or a folder of it."""
     from voxport.audio.pipe import PIPE
     from voxport.cli.folder import each
-    from voxport.speech.speech import load_tokens, write
+    from voxport.cli.output import load_tokens, write
 
     codec = _speaker(bundle, threads, no_check, "detokenize")
 
@@ -191,7 +191,7 @@ def _speaker(bundle: Path, threads: int | None, no_check: bool, verb: str) -> An
 
 
 def _write(out: str, chunks: "Iterable[Array]", rate: int, float32: bool) -> None:
-    from voxport.speech.speech import SilentError, write
+    from voxport.cli.output import SilentError, write
 
     try:
         write(out, chunks, rate, float32)

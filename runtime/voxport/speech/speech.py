@@ -1,21 +1,17 @@
 """What every system that makes speech from text shares: chunks, settings by name, what lies on disk."""
 
 import os
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from voxport.audio import files as audio
-from voxport.audio.pipe import PIPE, Pipe
 from voxport.graphs.ort import Array
 from voxport.manifest import Setting
 
@@ -86,40 +82,6 @@ class Speech:
         warnings.warn(text, stacklevel=4)
 
 
-class Heard:
-    """The samples of a Speech, chunk by chunk, and what a listener notices."""
-
-    def __init__(self, speech: Speech) -> None:
-        self.speech = speech
-        self.start, self.first, self.seconds, self.samples = time.perf_counter(), 0.0, 0.0, 0
-
-    def __iter__(self) -> Iterator[Array]:
-        rate = self.speech.sample_rate
-        with tqdm(desc="say", unit="s", unit_scale=True, delay=1, leave=False, disable=not sys.stderr.isatty()) as bar:
-            for chunk in self.speech:
-                self.seconds = time.perf_counter() - self.start
-                self.first = self.first or self.seconds
-                self.samples += len(chunk.samples)
-                bar.update(len(chunk.samples) / rate)
-                yield chunk.samples
-        self.seconds = time.perf_counter() - self.start
-
-    def result(self) -> dict[str, Any]:
-        """For `--json`: seconds of audio and of work, and why the generation stopped."""
-        audio = self.samples / self.speech.sample_rate
-        return {
-            "sample_rate": self.speech.sample_rate,
-            "samples": self.samples,
-            "audio_s": round(audio, 4),
-            "wall_s": round(self.seconds, 4),
-            "rtf": round(self.seconds / audio, 4) if audio else None,
-            "first_audio_s": round(self.first, 4),
-            "tokens": len(self.speech.tokens),
-            "stopped": self.speech.stopped,
-            "warnings": self.speech.warnings,
-        }
-
-
 def settings(defaults: Mapping[str, Setting], layers: Sequence[str], given: Mapping[str, Setting]) -> Settings:
     """Defaults by plain name, those named `<layer>.<name>` over them in the order of `layers`, then what was given.
 
@@ -160,43 +122,6 @@ def recording(path: str | os.PathLike[str]) -> tuple[Array, int]:
     if np.abs(samples).max() < SILENT:
         raise ValueError(f"{path}: is silent; record the reference again")
     return samples, rate
-
-
-class SilentError(ValueError):
-    """There was no audio to write."""
-
-
-def write(out: str, chunks: Iterable[Array], rate: int, float32: bool = False) -> None:
-    """An audio file, or with `-` raw 16-bit mono on stdout as it comes. SilentError when no samples come."""
-    if out == PIPE:
-        _pour(out, chunks, Pipe(sys.stdout.buffer))
-    else:
-        with audio.Writer(out, rate, float32) as writer:
-            _pour(out, chunks, writer)
-
-
-def _pour(out: str, chunks: Iterable[Array], sink: audio.Writer | Pipe) -> None:
-    written = 0
-    for samples in chunks:
-        sink.write(samples)
-        written += len(samples)
-    if not written:
-        raise SilentError(f"{out}: no audio was made; nothing was written")
-
-
-def save_tokens(path: str, tokens: Array) -> None:
-    """Writes a .npy file."""
-    with Path(path).open("wb") as file:
-        np.save(file, tokens, allow_pickle=False)
-
-
-def load_tokens(path: str) -> Array:
-    """Reads a .npy file. ValueError when it is none."""
-    try:
-        array: Array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise ValueError("not a .npy file of tokens") from None
-    return array
 
 
 def save_voice(path: str | os.PathLike[str], system: str, arrays: dict[str, Array], about: dict[str, str]) -> None:
