@@ -4,7 +4,7 @@
 
 After a run onnxruntime's worker threads spin for a while, on the cores that the next session needs. `penalty_percent`
 is what a step of both, in turn, takes beyond the sum of both alone: as voxport's Session sets it, and as onnxruntime
-comes (facts/ort_perf.md 1.4). Two threads; with one there is nobody to spin.
+comes (docs/performance.md 1.4). Two threads; with one there is nobody to spin.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Random full-size Qwen3-TTS checkpoints in the release's layout (facts/models.md 4): bf16, codec fp32.
+"""Random full-size Qwen3-TTS checkpoints in the release's layout (docs/systems/qwen3tts.md 1): bf16, codec fp32.
 
 Names and shapes are what the nets ask for, plus the tensors of the release that nobody needs. Values are written a few
 megabytes at a time, all different, so that neither the page cache nor onnxruntime can share any.

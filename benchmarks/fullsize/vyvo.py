@@ -1,4 +1,4 @@
-"""Random full-size VyvoTTS checkpoints in the release's layout (facts/vyvo.md 1, facts/models.md 6 and 7).
+"""Random full-size VyvoTTS checkpoints in the release's layout (docs/systems/vyvo.md 1).
 
 lm/ in bf16 with its tokenizer, snac_24khz/ in float32, inference.yaml with the token table. Names and shapes are what
 the nets ask for; values are all different, so that neither the page cache nor onnxruntime can share any.

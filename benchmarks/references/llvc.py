@@ -1,6 +1,6 @@
 """LLVC as plain eager PyTorch: the baseline benchmarks must beat and the oracle for configs that no golden covers.
 
-Layer for layer as upstream runs it (facts/llvc.md, section 3): channels first, torch.nn layers, fp32, batch 1. Module
+Layer for layer as upstream runs it (docs/systems/llvc.md 3): channels first, torch.nn layers, fp32, batch 1. Module
 names are the released state dict's, so `load_state_dict(strict=True)` takes a release unchanged. Unlike upstream's
 loader, which leaves dropout active, a net is born in eval mode; and state is handed back instead of written in place.
 

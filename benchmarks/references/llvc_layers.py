@@ -1,4 +1,4 @@
-"""The layers of the LLVC reference: pre-net, encoder and decoder, as facts/llvc.md, section 3 describes upstream.
+"""The layers of the LLVC reference: pre-net, encoder and decoder, as docs/systems/llvc.md 3 describes upstream.
 
 Channels first, torch.nn layers, attributes named by the released state dict. Each takes and returns its state.
 """

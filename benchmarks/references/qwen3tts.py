@@ -1,4 +1,4 @@
-"""Qwen3-TTS as eager PyTorch: what benchmarks measure voxport against, frame by frame (facts/qwen3tts.md 4, 5, 9).
+"""Qwen3-TTS as eager PyTorch: what benchmarks compare with, frame by frame (docs/systems/qwen3tts.md 4, 5, 9).
 
 Upstream's talker and code predictor are Qwen3 decoders (their MRoPE rows are all equal), so they run here as
 transformers' own Qwen3Model with its DynamicCache, the checkpoint's weights inside, and torch draws as upstream does.

@@ -1,7 +1,7 @@
 """Caches of keys and values in 8 bits: GroupQueryAttention reads and writes them with one scale per channel.
 
 A quarter of the bytes; with many layers that is half the attention's time from a few hundred tokens on
-(facts/ort_perf.md 1.5). Only the cpu target has such a kernel; elsewhere, and for head sizes it does not take, caches
+(docs/performance.md 1.5). Only the cpu target has such a kernel; elsewhere, and for head sizes it does not take, caches
 stay float32.
 """
 

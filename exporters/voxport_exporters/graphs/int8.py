@@ -30,7 +30,7 @@ Array = np.ndarray
 class Convolutions(Protocol):
     """A module of a net that computes its convolutions in either of two ways, by weights of the same names.
 
-    There are no int8 kernels for Conv worth using (facts/ort_perf.md 3.2), and no float32 MatMul as fast as Conv.
+    There are no int8 kernels for Conv worth using (docs/performance.md 3.2), and no float32 MatMul as fast as Conv.
     """
 
     def multiply(self, yes: bool) -> None:

@@ -5,7 +5,7 @@ x W becomes, with W = (q - zero) * scale for each block of rows of W:
     portable  DequantizeLinear of uint4 or uint8 (opset 21), MatMul         (ai.onnx)
     cpu       com.microsoft MatMulNBits, which quantizes x per block to int8 (accuracy_level 4), the bias inside
 
-Both store the same numbers. Zero points are free in time (facts/ort_perf.md 1.1). HQQ's are real numbers, which the
+Both store the same numbers. Zero points are free in time (docs/performance.md 1.1). HQQ's are real numbers, which the
 fast kernel does not take: they are rounded, and what the rounding lost is added as (sums of x per block) C, with
 C = (rounded - zero) * scale, a matrix 1 / block the size of W.
 """

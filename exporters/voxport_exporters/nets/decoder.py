@@ -1,4 +1,4 @@
-"""The decoder of LFM2, Qwen3, Qwen2 and Llama-3 language models (facts/vyvo.md 6), written for export.
+"""The decoder of LFM2, Qwen3, Qwen2 and Llama-3 language models (docs/systems/vyvo.md 6), written for export.
 
 One graph serves prefill and step: `time` is free. All state is passed in and handed back: rotated keys and values of
 attention layers, allocated once to `capacity`, and the last inputs of short convolutions. Projections that read the

@@ -1,4 +1,4 @@
-"""What a decoder is: read from a config.json of transformers, in its old and its new spelling (facts/vyvo.md 1.2).
+"""A decoder's config, read from a config.json of transformers, in its old and new spelling (docs/systems/vyvo.md 1.2).
 
 Families: lfm2 (attention and short convolutions mixed), qwen2 (biased q, k, v), qwen3 (normed q, k), llama.
 """
@@ -168,7 +168,7 @@ def _rope(held: Mapping[str, Any], default: float) -> Rope:
     given = held.get("rope_parameters") or held.get("rope_scaling") or {}
     kind = given.get("rope_type") or given.get("type") or "default"
     if "mrope_section" in given:
-        kind = "default"  # three equal position rows: the sections change nothing (facts/qwen3tts.md 4)
+        kind = "default"  # three equal position rows: the sections change nothing (docs/systems/qwen3tts.md 4)
     theta = given.get("rope_theta") or held.get("rope_theta") or default
     partial = given.get("partial_rotary_factor", held.get("partial_rotary_factor"))
     if kind not in ("default", "linear", "llama3") or partial not in (None, 1, 1.0):

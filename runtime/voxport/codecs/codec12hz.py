@@ -2,7 +2,8 @@
 
 Samples are float32 [n] at the codec's rate (24 kHz in the releases), codes int64 [frames, books]: `frame` samples each.
 The decoder looks only left and carries its state, so a stream gives what one call gives, whatever the pieces; only
-upstream's own way of decoding in chunks, which forgets, is a mode of its own (`chunked`). facts/qwen3tts.md 6 to 8.
+upstream's own way of decoding in chunks, which forgets, is a mode of its own (`chunked`).
+See docs/systems/qwen3tts.md 6, 7, 8.
 """
 
 from itertools import pairwise
@@ -18,7 +19,7 @@ Samples = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
 
 PIECE = 8  # most frames per decoder step: fewer stream the weights more often, many more leave the cache
-# (facts/ort_perf.md 3.3; here 4 took 6 % longer per frame, 12 3 % less)
+# (docs/performance.md 3.3; here 4 took 6 % longer per frame, 12 3 % less)
 READ = 8  # frames per step of the encoder's convolutions
 CHUNK, CONTEXT = 300, 25  # upstream's chunked_decode
 

@@ -1,4 +1,4 @@
-"""SNAC speech codec: codes -> audio while the codes still come, and audio -> codes (facts/vyvo.md 7, 8).
+"""SNAC speech codec: codes -> audio while the codes still come, and audio -> codes (docs/systems/vyvo.md 7, 8).
 
 A frame is one code of the coarsest level and what the finer levels say in the same time: `frame` latent columns. On
 the wire (LM order) its codes come sorted by the column they begin at, coarse before fine; with strides 4, 2, 1 that is

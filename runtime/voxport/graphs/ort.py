@@ -76,7 +76,7 @@ def _bound(array: Array) -> tuple[Array, ort.OrtValue]:
 class Session:
     """One graph, loaded. Not for use from two threads at once; load a second one instead (weights are mapped files)."""
 
-    # An idle session's worker threads spin on the cores the next session needs (+76-91 %, facts/ort_perf.md 1.4);
+    # An idle session's worker threads spin on the cores the next session needs (+76-91 %, docs/performance.md 1.4);
     # 100 microseconds keeps a busy session hot and lets an idle one sleep.
     options: ClassVar[dict[str, str]] = {"session.intra_op.spin_duration_us": "100"}
 

@@ -1,7 +1,7 @@
 """Settings and scores -> token. Every draw is an argument, so nothing here remembers or draws anything.
 
 The order is that of transformers' processors: repetition penalty, what the grammar allows (the caller passes only the
-allowed scores), temperature, top-k, top-p, softmax, one draw (facts/vyvo.md 5). All float32, as
+allowed scores), temperature, top-k, top-p, softmax, one draw (docs/systems/vyvo.md 5). All float32, as
 there; cumulative sums are added in float64, as there.
 """
 

@@ -1,4 +1,4 @@
-"""What the two halves of the Qwen3-TTS 12 Hz codec are, from speech_tokenizer/config.json (facts/qwen3tts.md 1)."""
+"""The two halves of the Qwen3-TTS 12 Hz codec, read from speech_tokenizer/config.json (docs/systems/qwen3tts.md 1)."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The Qwen3-TTS 12 Hz codec decoder (QwenLM/Qwen3-TTS tokenizer v2; facts/qwen3tts.md 6), written for export.
+"""The Qwen3-TTS 12 Hz codec decoder (QwenLM/Qwen3-TTS tokenizer v2; docs/systems/qwen3tts.md 6), written for export.
 
 It looks only left, so with its state passed in and handed back any number of frames per call gives the same samples:
 

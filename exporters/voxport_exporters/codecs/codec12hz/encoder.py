@@ -1,4 +1,4 @@
-"""The Qwen3-TTS 12 Hz codec encoder (transformers' MimiModel as upstream uses it; facts/qwen3tts.md 8), for export.
+"""The Qwen3-TTS 12 Hz codec encoder (MimiModel of transformers as upstream uses it; docs/systems/qwen3tts.md 8).
 
 Two graphs. `Analysis`, the convolutions from the waveform to one vector per 40 ms, looks only left and carries its
 state, so that a reference of any length is read in pieces; `Encoder`, a transformer with full causal attention (the

@@ -1,4 +1,4 @@
-"""What the Qwen3-TTS 12 Hz codec decoder turns its frames into samples with (facts/qwen3tts.md 6): convolutions.
+"""What the Qwen3-TTS 12 Hz codec decoder turns its frames into samples with (docs/systems/qwen3tts.md 6): convolutions.
 
 Sequences are [steps, channels] and convolutions MatMuls of what they see at each step, which onnxruntime can do in
 int8. In float32 Conv1d is faster, at the machine's limit, so there the residual units take [1, channels, steps].

@@ -1,4 +1,4 @@
-"""SNAC's config.json and the sizes that follow from it (facts/vyvo.md 7)."""
+"""SNAC's config.json and the sizes that follow from it (docs/systems/vyvo.md 7)."""
 
 import math
 from collections.abc import Mapping

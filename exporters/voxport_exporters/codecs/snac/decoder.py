@@ -1,4 +1,4 @@
-"""SNAC decoder (arXiv 2410.14411; hubertsiuzdak/snac layers.py, vq.py, attention.py; facts/vyvo.md 7), for export.
+"""SNAC decoder (arXiv 2410.14411; hubertsiuzdak/snac layers.py, vq.py, attention.py; docs/systems/vyvo.md 7).
 
 Upstream's convolutions look both ways. Here each runs in delayed form: it keeps the last columns it has seen and gives
 its output as many columns late as it looks ahead, so every column is computed once however the stream is cut, and the

@@ -1,4 +1,4 @@
-"""SNAC encoder and residual vector quantizer (facts/vyvo.md 7.2): audio -> codes of every level. Without state."""
+"""SNAC encoder and residual vector quantizer (docs/systems/vyvo.md 7.2): audio -> codes of every level. No state."""
 
 import math
 

@@ -16,7 +16,7 @@ from voxport_exporters.recipe import Recipe, Rule
 
 RECIPES = {
     "fp32": Recipe("fp32"),
-    # elsewhere int8 does not pay: depthwise convolutions have next to no arithmetic (facts/ort_perf.md 3.4)
+    # elsewhere int8 does not pay: depthwise convolutions have next to no arithmetic (docs/performance.md 3.4)
     "int8": Recipe("int8", [Rule("int8", stage="codec_decode", weights="blocks.*.up.weight")]),
 }
 

@@ -1,4 +1,4 @@
-"""LLVC's config.json: every key upstream's class takes, its defaults, and what must hold (facts/llvc.md 1)."""
+"""LLVC's config.json: every key upstream's class takes, its defaults, and what must hold (docs/systems/llvc.md 1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -21,7 +21,7 @@ from voxport_exporters.systems.llvc.net import Converter, PreNet
 
 RECIPES = {
     "fp32": Recipe("fp32"),
-    # in_conv and out_conv hold 2 % of the weights and cost 12 dB (facts/llvc.md 7).
+    # in_conv and out_conv hold 2 % of the weights and cost 12 dB (docs/systems/llvc.md 7).
     "int8": Recipe("int8", [Rule("int8"), Rule("fp32", weights="in_conv*"), Rule("fp32", weights="out_conv*")]),
 }
 

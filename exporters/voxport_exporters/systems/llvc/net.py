@@ -1,4 +1,4 @@
-"""LLVC (arXiv 2311.00873; KoeAI/LLVC model.py, cached_convnet.py; facts/llvc.md 3), written for export.
+"""LLVC (arXiv 2311.00873; KoeAI/LLVC model.py, cached_convnet.py; docs/systems/llvc.md 3), written for export.
 
 Channels last and without batch: a sequence is [frames, channels], so every dense layer is a MatMul and no Transpose,
 Pad, ScatterND or ConvTranspose is left in the graph. All state is passed in and handed back, one tensor per layer.

@@ -1,4 +1,4 @@
-"""config.json and generation_config.json of a Qwen3-TTS model (facts/qwen3tts.md 1).
+"""config.json and generation_config.json of a Qwen3-TTS model (docs/systems/qwen3tts.md 1).
 
 A key that is absent has upstream's default (qwen_tts, configuration_qwen3_tts.py; for sampling, its generate()).
 """

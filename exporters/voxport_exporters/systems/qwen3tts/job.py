@@ -1,4 +1,4 @@
-"""Qwen3-TTS, 12 Hz: release folder -> bundle (facts/qwen3tts.md). One folder holds one model of one type and size.
+"""Qwen3-TTS, 12 Hz: release folder -> bundle (docs/systems/qwen3tts.md). One folder holds one model.
 
 Stages: text_embed, codec_embed, frame_embed (Base), talker, predictor (qwen3tts_stages.py); codec_decode, and for Base
 codec_analyse, codec_encode and speaker_encode (codec12hz.py).

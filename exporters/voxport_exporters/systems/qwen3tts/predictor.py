@@ -1,10 +1,10 @@
 """The Qwen3-TTS code predictor: from a frame's code 0 its other codes, each drawn from what the ones before it say
-(facts/qwen3tts.md 5).
+(docs/systems/qwen3tts.md 5).
 
 A frame is one graph of books - 1 passes, and its draws are inputs. Weights that several nodes of one graph read are
 held once; a Loop or an If would hold them in a subgraph, where onnxruntime either copies them or, when they stay
-outside, does not pack them and runs three times slower (facts/ort_perf.md 2). Tracing all passes takes minutes, so only
-`First` and one `Pass` are traced, and unroll.py puts them together.
+outside, does not pack them and runs three times slower (docs/performance.md 2). Tracing all passes takes minutes, so
+only `First` and one `Pass` are traced, and unroll.py puts them together.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The Qwen3-TTS talker and what goes into it: a Qwen3 decoder that takes embeds and says code 0 (facts/qwen3tts.md 4).
+"""The Qwen3-TTS talker, a Qwen3 decoder from embeddings to code 0, and its embeddings (docs/systems/qwen3tts.md 4).
 
 Its rotary positions have three rows that are always equal, so they are plain ones and count tokens.
 """

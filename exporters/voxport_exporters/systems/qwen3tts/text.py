@@ -1,6 +1,6 @@
 """The tokenizer of Qwen3-TTS as one tokenizer.json, from the vocab.json and merges.txt that the releases hold.
 
-Byte-level BPE, NFC, and Qwen2's way of splitting (facts/qwen3tts.md 3.1).
+Byte-level BPE, NFC, and Qwen2's way of splitting (docs/systems/qwen3tts.md 3.1).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The Qwen3-TTS speaker encoder, an ECAPA-TDNN (arXiv 2005.07143; facts/qwen3tts.md 7), written for export.
+"""The Qwen3-TTS speaker encoder, an ECAPA-TDNN (arXiv 2005.07143; docs/systems/qwen3tts.md 7), written for export.
 
 A reference's log-mel spectrogram in, the x-vector out. Every convolution reflects its input at the edges, so the whole
 reference is one call.

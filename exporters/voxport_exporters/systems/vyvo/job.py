@@ -1,4 +1,4 @@
-"""VyvoTTS: an LFM2, Qwen3 or Llama language model that speaks SNAC tokens (facts/vyvo.md).
+"""VyvoTTS: an LFM2, Qwen3 or Llama language model that speaks SNAC tokens (docs/systems/vyvo.md).
 
 Stages: `lm` turns token ids into the last hidden state; `head.0` .. `head.6` turn that into the logits of the 4,097
 ids the grammar allows at each of a frame's seven positions (the position's codes in order, then END_OF_SPEECH); `head`
@@ -50,7 +50,7 @@ CODEC_RECIPES = {name: Recipe(f"codec-{name}", [_CODEC, *snac.RECIPES[name].rule
 
 CONTEXTS = {"lfm2": 128000, "qwen2": 32768, "qwen3": 32768, "llama": 2048}  # of transformers, by family
 
-# Every setting of `say` and its default (facts/vyvo.md 4, 5); top_k comes from the checkpoint. What is named
+# Every setting of `say` and its default (docs/systems/vyvo.md 4, 5); top_k comes from the checkpoint. What is named
 # <dialect>.x or clone.x replaces x there. Upstream's vLLM engine samples with top_p 0.8 and repetition_penalty 1.3.
 SAMPLING: dict[str, Setting] = {
     "dialect": "current",

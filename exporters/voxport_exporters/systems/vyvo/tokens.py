@@ -1,4 +1,4 @@
-"""Token tables of VyvoTTS: built in, and read from upstream's configs/inference/*.yaml (facts/vyvo.md 1.1).
+"""Token tables of VyvoTTS: built in, and read from upstream's configs/inference/*.yaml (docs/systems/vyvo.md 1.1).
 
 The ids follow from the length of the base tokenizer: fine-tuning appended speech tokens behind it. The names are
 upstream's.

@@ -1,4 +1,4 @@
-"""LLVC: how its goldens are fed, and in which layout upstream wrote them (facts/llvc.md; fixtures' golden.json).
+"""LLVC: how its goldens are fed, and in which layout upstream wrote them (docs/systems/llvc.md; fixtures' golden.json).
 
 A trace is named and laid out as the goldens are: upstream is channels-first with a batch axis, our nets are
 channels-last without.

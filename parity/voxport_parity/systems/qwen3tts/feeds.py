@@ -1,4 +1,4 @@
-"""Qwen3-TTS: how its goldens are fed (facts/qwen3tts.md; fixtures' golden.json).
+"""Qwen3-TTS: how its goldens are fed (docs/systems/qwen3tts.md; fixtures' golden.json).
 
 Every run of upstream's is made again from its text and its recording, by the code that `say` runs. Of a quantized
 model, where one code that rounds the other way changes all that follow, the goldens' codes are said instead, and only

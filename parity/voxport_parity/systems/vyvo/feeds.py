@@ -1,4 +1,4 @@
-"""VyvoTTS: how its goldens are fed, and in which layout upstream wrote them (facts/vyvo.md; fixtures' golden.json).
+"""VyvoTTS: how its goldens are fed, and in which layout upstream wrote them (docs/systems/vyvo.md; golden.json).
 
 Two kinds of runs: free ones, whose tokens are compared, and forced ones, in which upstream's own ids go in step by
 step, so that one choice that differs cannot hide what follows. Taps (layers) come from the torch nets only.

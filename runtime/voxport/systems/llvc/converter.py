@@ -1,4 +1,4 @@
-"""LLVC voice conversion, streaming: any voice in, the checkpoint's one voice out (facts/llvc.md 4).
+"""LLVC voice conversion, streaming: any voice in, the checkpoint's one voice out (docs/systems/llvc.md 4).
 
 Three modes, one path. The stream is cut into chunks of `chunk` samples (13 ms in the releases) and every chunk goes
 through `prenet` (when the bundle has one) and `convert`:

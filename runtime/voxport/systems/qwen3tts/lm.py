@@ -1,4 +1,4 @@
-"""The language model of Qwen3-TTS: prompts to frames of codes (facts/qwen3tts.md 4, 5, 9.1).
+"""The language model of Qwen3-TTS: prompts to frames of codes (docs/systems/qwen3tts.md 4, 5, 9.1).
 
 The talker says code 0 of a frame, or that it ends; the predictor, in one call, says the frame's other codes and gives
 the sum of all their embeddings, which with the next row of text is the talker's next input.

@@ -1,4 +1,4 @@
-"""What the talker of Qwen3-TTS is fed: prompts put together from embeddings (facts/qwen3tts.md 3).
+"""What the talker of Qwen3-TTS is fed: prompts put together from embeddings (docs/systems/qwen3tts.md 3).
 
 Every row of a prompt is the sum of a text embedding and a codec embedding. The manifest's tokens name the ids:
 

@@ -1,4 +1,4 @@
-"""Qwen3-TTS, 12 Hz: text -> language model -> codec frames -> speech, while the frames still come (facts/qwen3tts.md).
+"""Qwen3-TTS, 12 Hz: text -> language model -> codec frames -> speech, frame by frame (docs/systems/qwen3tts.md).
 
     voice = voxport.load(bundle)
     for chunk in voice.say("Hello there.", voice="ryan", language="english", seed=0):   # CustomVoice

@@ -1,4 +1,4 @@
-"""Text to the ids of Qwen3-TTS: its templates, and text that arrives piece by piece (facts/qwen3tts.md 3.1).
+"""Text to the ids of Qwen3-TTS: its templates, and text that arrives piece by piece (docs/systems/qwen3tts.md 3.1).
 
 Special tokens in a user's text are plain text here; upstream parses them, which `parse_special` turns on.
 """

@@ -1,4 +1,4 @@
-"""Voices that Qwen3-TTS Base clones: what a reference is turned into once, and how (facts/qwen3tts.md 7, 8)."""
+"""Voices that Qwen3-TTS Base clones: what a reference is turned into once, and how (docs/systems/qwen3tts.md 7, 8)."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How VyvoTTS writes prompts and reads speech tokens, in its two dialects (facts/vyvo.md 3, 4).
+"""How VyvoTTS writes prompts and reads speech tokens, in its two dialects (docs/systems/vyvo.md 3, 4).
 
 A dialect is what a generation of upstream's code did: `classic` before its rewrite, `current` since. They differ in the
 prompt of a cloned voice, and in how forgiving the generated ids are read. The names of the ids are upstream's.

@@ -1,4 +1,4 @@
-"""VyvoTTS: text -> language model -> SNAC codes -> speech, each while the one before still runs (facts/vyvo.md).
+"""VyvoTTS: text -> language model -> SNAC codes -> speech, each while the one before still runs (docs/systems/vyvo.md).
 
     voice = voxport.load(bundle)
     for chunk in voice.say("Hello there.", seed=0):   # chunk.samples, chunk.sample_rate
