@@ -22,7 +22,7 @@ from voxport_exporters.pack import save
 from voxport_exporters.recipe import Recipe
 from voxport_exporters.systems.vyvo import job as vyvo
 
-FIXTURE = Path(__file__).parent / "fixtures/vyvo"
+FIXTURE = Path(__file__).parents[1] / "fixtures/vyvo"
 BOUND = 2e-4  # logits of size 10, through six layers
 AUDIO, END = 410, 402  # inference.yaml
 CAPACITY = 192

@@ -25,7 +25,7 @@ from voxport_exporters.nets.taps import tapped
 
 Array = np.ndarray
 
-FIXTURE = Path(__file__).parent / "fixtures/vyvo"
+FIXTURE = Path(__file__).parents[1] / "fixtures/vyvo"
 
 
 @pytest.fixture(scope="module")

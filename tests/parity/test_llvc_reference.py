@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import Tensor
 
-FIXTURE = Path(__file__).parent / "fixtures/llvc"
+FIXTURE = Path(__file__).parents[1] / "fixtures/llvc"
 BOUND = 5e-6
 EDGES = (1, 15, 16, 17, 207, 208, 209, 400, 624)
 
