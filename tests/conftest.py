@@ -1,5 +1,7 @@
-"""What the tests share: every fixture checkpoint is exported once per run, and copied where a test breaks it."""
+"""What the tests share: the fixture checkpoints, their goldens and their bundles; `copy`s are there to be broken."""
 
+import functools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,37 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from safetensors.numpy import load_file
-
-from voxport_exporters.pack import pack
-from voxport_exporters.systems import SYSTEMS
+from tests.bundles import FIXTURES, Bundles, Export
 
 torch.set_num_threads(1)
 
-FIXTURES = Path(__file__).parent / "fixtures"
-Export = Callable[[str, str], Path]
+Golden = dict[str, np.ndarray]
+
+
+@functools.cache
+def golden(fixture: str) -> Golden:
+    return load_file(FIXTURES / fixture / "golden.safetensors")
 
 
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """One folder for all worker processes of this run."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if hasattr(request.config, "workerinput") else base
-
-
-def exporting(system: str, checkpoint: Path, folder: Path) -> Export:
-    """(recipe, target) -> bundle, exported by whoever asks first. Do not write into it; copy it."""
-
-    def bundle(recipe: str, target: str) -> Path:
-        exporter = SYSTEMS[system]()
-        out = folder / f"{checkpoint.name}-{recipe}-{target}"
-        with FileLock(f"{out}.lock"):
-            if not out.exists():
-                pack(exporter.job(checkpoint), out, exporter.recipes[recipe], target)
-        return out
-
-    return bundle
+def bundles(request: pytest.FixtureRequest) -> Bundles:
+    """(fixture, recipe, target) -> bundle. Kept in pytest's cache, or in the folder that VOXPORT_TEST_CACHE names."""
+    if folder := os.environ.get("VOXPORT_TEST_CACHE"):
+        return Bundles(Path(folder))
+    return Bundles(request.config.cache.mkdir("bundles"))
 
 
 @pytest.fixture(scope="session")
@@ -46,18 +36,17 @@ def llvc_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def llvc_golden(llvc_checkpoint: Path) -> dict[str, np.ndarray]:
-    return load_file(llvc_checkpoint / "golden.safetensors")
+def llvc_golden() -> Golden:
+    return golden("llvc")
 
 
 @pytest.fixture(scope="session")
-def llvc_bundles(llvc_checkpoint: Path, shared_folder: Path) -> Export:
-    return exporting("llvc", llvc_checkpoint, shared_folder)
+def llvc_bundles(bundles: Bundles) -> Export:
+    return bundles.of("llvc")
 
 
 @pytest.fixture
 def llvc_copy(llvc_bundles: Export, tmp_path: Path) -> Path:
-    """A bundle of one's own to break."""
     return Path(shutil.copytree(llvc_bundles("fp32", "cpu"), tmp_path / "bundle"))
 
 
@@ -67,24 +56,21 @@ def vyvo_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vyvo_golden(vyvo_checkpoint: Path) -> dict[str, np.ndarray]:
-    return load_file(vyvo_checkpoint / "golden.safetensors")
+def vyvo_golden() -> Golden:
+    return golden("vyvo")
 
 
 @pytest.fixture(scope="session")
-def vyvo_bundles(vyvo_checkpoint: Path, shared_folder: Path) -> Export:
-    return exporting("vyvo", vyvo_checkpoint, shared_folder)
+def vyvo_bundles(bundles: Bundles) -> Export:
+    return bundles.of("vyvo")
 
 
 @pytest.fixture
 def vyvo_copy(vyvo_bundles: Export, tmp_path: Path) -> Path:
-    """A bundle of one's own to break."""
     return Path(shutil.copytree(vyvo_bundles("fp32", "cpu"), tmp_path / "vyvo"))
 
 
 @pytest.fixture(scope="session")
-def qwen3tts_bundles(shared_folder: Path) -> Callable[[str, str, str], Path]:
-    """(base or customvoice, recipe, target) -> bundle. Do not write into it; copy it."""
-    return lambda name, recipe, target: exporting("qwen3tts", FIXTURES / f"qwen3tts-{name}", shared_folder)(
-        recipe, target
-    )
+def qwen3tts_bundles(bundles: Bundles) -> Callable[[str, str, str], Path]:
+    """(base or customvoice, recipe, target) -> bundle."""
+    return lambda name, recipe, target: bundles(f"qwen3tts-{name}", recipe, target)

@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from tests.bundles import Export
 from tests.command import done, run
-from tests.conftest import Export
 from tests.runtime.test_bundle import MANIFEST
 from torch import Tensor, nn
 

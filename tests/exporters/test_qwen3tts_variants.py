@@ -14,8 +14,8 @@ import soundfile as sf
 from benchmarks.fullsize.qwen3tts import Recorder, _codec_shapes, save
 from safetensors.torch import load_file, save_file
 from tests import products
+from tests.bundles import FIXTURES
 from tests.command import done, refusal, run
-from tests.conftest import FIXTURES
 from tests.parity.test_parity_live import nets
 
 from voxport.bundle import Bundle

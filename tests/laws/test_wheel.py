@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.bundles import Export
 from tests.command import done, run
-from tests.conftest import Export
 
 ROOT = Path(__file__).parents[2]
 DECLARED = {"numpy", "onnxruntime", "soundfile", "soxr", "msgspec", "safetensors", "click", "tokenizers", "tqdm"}

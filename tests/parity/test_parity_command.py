@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.bundles import Export
 from tests.command import done, refusal, run
-from tests.conftest import Export
 
 from voxport.bounds import Bound
 from voxport_parity.compare import compare

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests import products
+from tests.bundles import Export
 from tests.command import done, refusal, run
-from tests.conftest import Export
 
 from voxport.bundle import Bundle
 from voxport_exporters.systems.vyvo import job as vyvo

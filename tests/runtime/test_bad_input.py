@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from tests.bundles import Export
 from tests.command import done, refusal, run
-from tests.conftest import Export
 
 CONFIG = Path("experiments/llvc/config.json")
 WEIGHTS = Path("models/checkpoints/llvc/G_500000.pth")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+from tests.bundles import Export
 from tests.command import done, refusal, run
-from tests.conftest import Export
 
 import voxport
 from voxport.audio.files import pcm16

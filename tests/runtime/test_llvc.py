@@ -11,7 +11,7 @@ from benchmarks.fullsize.llvc import randomize, speech_like
 from benchmarks.references import llvc as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import Export
+from tests.bundles import Export
 from tests.parity.test_llvc_reference import ODD, PLAIN
 
 from voxport import bounds

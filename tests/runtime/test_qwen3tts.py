@@ -14,8 +14,8 @@ import pytest
 import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.bundles import FIXTURES
 from tests.command import done, refusal, run
-from tests.conftest import FIXTURES
 
 from voxport import bounds
 from voxport.bundle import Bundle

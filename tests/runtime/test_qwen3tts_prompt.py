@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
-from tests.conftest import FIXTURES
+from tests.bundles import FIXTURES
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from voxport.bounds import QWEN3TTS_PROMPT

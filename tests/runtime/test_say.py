@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 from safetensors.numpy import save_file
+from tests.bundles import Export
 from tests.command import done, refusal, run
-from tests.conftest import Export
 
 Array = np.ndarray
 TEXT = "Hey there, my name is Elise."

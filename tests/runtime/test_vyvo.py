@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import Export
+from tests.bundles import Export
 
 from voxport import bounds
 from voxport.audio import files as audio
