@@ -218,16 +218,38 @@ def test_a_reader_who_leaves_gets_no_traceback(bundle: Path) -> None:
 
 def test_info_says_what_a_bundle_is(bundle: Path) -> None:
     text = done(run("info", bundle))
-    for words in ("llvc (llvc), 16000 Hz", "recipe fp32, target cpu", "torch 2.", "G_500000.pth", "convert:", "state"):
+    for words in (
+        "llvc (llvc), 16000 Hz",
+        "recipe fp32, target cpu",
+        "torch 2.",
+        "G_500000.pth",
+        "convert:",
+        ".data: 0",
+    ):
         assert words in text
+    assert "float32[" not in text
 
 
-def test_info_json_is_the_manifest_and_every_graphs_tensors(bundle: Path) -> None:
-    told = json.loads(done(run("info", bundle, "--json")))
-    assert told["manifest"] == json.loads((bundle / "manifest.json").read_text())
-    assert told["graphs"].keys() == told["manifest"]["stages"].keys() == {"prenet", "convert"}
-    assert "audio float32[chunks, " in told["graphs"]["convert"]["inputs"][0]
-    assert any(tensor.startswith("context ") for tensor in told["graphs"]["convert"]["state"])
+def test_info_json_is_the_manifest(bundle: Path) -> None:
+    assert json.loads(done(run("info", bundle, "--json"))) == {
+        "manifest": json.loads((bundle / "manifest.json").read_text())
+    }
+
+
+def test_info_loads_graphs_for_their_tensors_only(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = json.loads(done(run("info", bundle, "--json", "--tensors")))
+    assert result["manifest"] == json.loads((bundle / "manifest.json").read_text())
+    assert result["graphs"].keys() == result["manifest"]["stages"].keys() == {"prenet", "convert"}
+    assert "audio float32[chunks, " in result["graphs"]["convert"]["inputs"][0]
+    assert any(tensor.startswith("context ") for tensor in result["graphs"]["convert"]["state"])
+    assert "  state   context float32[" in done(run("info", bundle, "--tensors"))
+
+    def no_session(*_: object) -> None:
+        raise AssertionError("a graph was loaded")
+
+    monkeypatch.setattr(Bundle, "session", no_session)
+    done(run("info", bundle))
+    done(run("info", bundle, "--json"))
 
 
 def test_verify_proves_a_bundle_for_any_thread_count(bundle: Path) -> None:

@@ -1,20 +1,29 @@
-"""The systems voxport exports: how a checkpoint of each becomes a Job. Only this file names them."""
+"""The systems voxport exports: how a checkpoint of each becomes a Job. Only this file names them.
+
+Importing it needs click only; the rest, torch with it, is imported when one of SYSTEMS is called.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from voxport_exporters.pack import Job
-from voxport_exporters.recipe import Recipe
+from voxport_exporters.options import SystemOptions
+from voxport_exporters.systems.llvc import options as llvc
+from voxport_exporters.systems.qwen3tts import options as qwen3tts
+from voxport_exporters.systems.vyvo import options as vyvo
+
+if TYPE_CHECKING:
+    from voxport_exporters.pack import Job
+    from voxport_exporters.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Exporter:
-    """One system: `job(checkpoint, **options)` and the recipes it knows by name, the first being no special case."""
+    """One system: `job(checkpoint, **options)`, with the options of its `SystemOptions`, and its recipes by name."""
 
-    job: Callable[..., Job]
-    recipes: Mapping[str, Recipe]
-    default_recipe: str = "fp32"
-    codec_recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    job: "Callable[..., Job]"
+    recipes: "Mapping[str, Recipe]"
+    codec_recipes: "Mapping[str, Recipe]" = field(default_factory=dict)
 
 
 def _llvc() -> Exporter:
@@ -26,13 +35,15 @@ def _llvc() -> Exporter:
 def _vyvo() -> Exporter:
     from voxport_exporters.systems.vyvo import job
 
-    return Exporter(job.job, job.RECIPES, codec_recipes=job.CODEC_RECIPES)
+    return Exporter(job.job, job.RECIPES, job.CODEC_RECIPES)
 
 
 def _qwen3tts() -> Exporter:
     from voxport_exporters.systems.qwen3tts import job
 
-    return Exporter(job.job, job.RECIPES, job.DEFAULT_RECIPE, job.CODEC_RECIPES)
+    return Exporter(job.job, job.RECIPES, job.CODEC_RECIPES)
 
 
 SYSTEMS: dict[str, Callable[[], Exporter]] = {"llvc": _llvc, "vyvo": _vyvo, "qwen3tts": _qwen3tts}
+
+OPTIONS: dict[str, SystemOptions] = {"llvc": llvc.OPTIONS, "vyvo": vyvo.OPTIONS, "qwen3tts": qwen3tts.OPTIONS}

@@ -1,5 +1,6 @@
 """What the verbs write: audio to a file or to stdout, tokens to .npy files; and the progress of a Speech."""
 
+import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,10 @@ class Progress:
                 yield chunk.samples
         self.seconds = time.perf_counter() - self.start
 
+    def whole(self) -> Iterator[Samples]:
+        """The same chunks, after the last of them has been made."""
+        yield from list(self)
+
     def result(self) -> dict[str, Any]:
         """For `--json`: seconds of audio and of work, and why the generation stopped."""
         audio = self.samples / self.speech.sample_rate
@@ -77,16 +82,37 @@ def _write_all(out: str, chunks: Iterable[Samples], sink: files.Writer | Pipe) -
         raise SilentError(f"{out}: no audio was made; nothing was written")
 
 
-def save_tokens(path: str, tokens: Tokens) -> None:
-    """Writes a .npy file."""
-    with Path(path).open("wb") as file:
-        np.save(file, tokens, allow_pickle=False)
+def refuse_token_path(path: str) -> None:
+    """Raises ValueError where `save_tokens` could not write, so that nothing is computed in vain."""
+    if path == PIPE:
+        raise ValueError(f"{path}: tokens go into a .npy file; name one")
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"{path}: there is no such folder to write to")
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: is a folder; name a .npy file")
 
 
-def load_tokens(path: str) -> Tokens:
-    """Reads a .npy file. Raises ValueError when it is none."""
+def save_tokens(path: str | Path, tokens: Tokens) -> None:
+    """Writes a .npy file, whole or not at all."""
+    target = Path(path).resolve()  # through a link, not over it
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        array: Tokens = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise ValueError("not a .npy file of tokens") from None
-    return array
+        with part.open("wb") as file:
+            np.save(file, tokens, allow_pickle=False)
+        part.replace(target)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_tokens(path: str | Path) -> Tokens:
+    """Reads a .npy file that holds an array [n, ...]. Raises ValueError when it does not; OSError as `open`."""
+    with Path(path).open("rb") as file:
+        try:
+            tokens: Tokens = np.lib.format.read_array(file, allow_pickle=False)
+        except (ValueError, EOFError, MemoryError):  # MemoryError: a damaged header that claims petabytes
+            raise ValueError("not a .npy file of tokens") from None
+    if tokens.ndim == 0:
+        raise ValueError("holds a single number; wanted an array of tokens")
+    return tokens

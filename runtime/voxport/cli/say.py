@@ -1,26 +1,26 @@
-"""The verbs of `voxport` for systems that make speech from text: say, enroll, tokenize, detokenize."""
+"""The verbs for systems that make speech from text: say, enroll, tokenize, detokenize."""
 
-import inspect
 import json
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from voxport.cli.main import BUNDLE, NO_CHECK, THREADS, BadInput, main, told
+from voxport.cli.errors import BadInput
+from voxport.cli.options import BUNDLE, CHECK, FLOAT, OUT, SEED, THREADS
 
-if TYPE_CHECKING:
-    from voxport.graphs.ort import Array
+if TYPE_CHECKING:  # numpy and onnxruntime are imported when a verb runs
+    from voxport.audio.files import Samples
+    from voxport.systems import Speaker
 
-OUT = click.option("-o", "--out", required=True, help="File to write.")
-FLOAT = click.option("--float", "float32", is_flag=True, help="Write 32-bit float instead of 16-bit PCM (wav only).")
-SEED = click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same tokens, same audio.")
+# What `Speaker.say` takes by name and the command has an option for; everything else is a setting.
+OPTIONS = ("voice", "language", "instruct", "ref_audio", "ref_text", "seed", "greedy", "stream")
 
 
-@main.command()
+@click.command(short_help="Say a text.")
 @BUNDLE
 @click.argument("text")
 @OUT
@@ -32,26 +32,30 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Same
 @SEED
 @click.option("--greedy", is_flag=True, help="The best token at every choice; no draws, no runaway guard.")
 @click.option("--stream", is_flag=True, help="Write audio while tokens are still made; -o - plays at once.")
-@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Any further setting, by upstream's name.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any further setting, by upstream's name.")
 @click.option("--save-tokens", "tokens", metavar="T.npy", help="Also write the generated tokens.")
 @FLOAT
 @THREADS
 @click.option("--json", "as_json", is_flag=True, help="Print what happened as one JSON object.")
-@NO_CHECK
+@CHECK
 def say(
     bundle: Path,
     text: str,
     out: str,
+    voice: str | None,
+    language: str | None,
+    instruct: str | None,
+    ref_audio: str | None,
+    ref_text: str | None,
     seed: int,
     greedy: bool,
     stream: bool,
-    given: tuple[str, ...],
+    pairs: tuple[str, ...],
     tokens: str | None,
     float32: bool,
     threads: int | None,
     as_json: bool,
-    no_check: bool,
-    **options: str | None,
+    check: bool,
 ) -> None:
     """Say a text (`-` reads it from stdin). OUT `-` is raw 16-bit mono on stdout.
 
@@ -65,135 +69,174 @@ def say(
       voxport say BUNDLE "Hey there." -o hey.wav --greedy --set dialect=classic --set max_new_tokens=200
     """
     from voxport.audio.pipe import PIPE
-    from voxport.cli.output import Progress, save_tokens
+    from voxport.cli.output import Progress, SilentError, refuse_token_path, save_tokens, write
 
     if out == PIPE and (as_json or float32):
         raise BadInput(f"{'--json' if as_json else '--float'}: stdout carries raw 16-bit audio; name a file")
-    if text == PIPE:
-        text = sys.stdin.read().removesuffix("\n")
-    if any("\ud800" <= char <= "\udfff" for char in text):  # how Python hands on bytes that are none
-        raise BadInput("the text is not UTF-8")
-    if tokens is not None and not Path(tokens).absolute().parent.is_dir():
-        raise BadInput(f"{tokens}: there is no such folder to write to")
-    speaker = _speaker(bundle, threads, no_check, "say")
-    settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    unknown = settings.keys() - inspect.signature(speaker.say).parameters.keys()
-    if unknown:
-        raise BadInput(f"{speaker.bundle.manifest.system} takes no --{min(unknown).replace('_', '-')}")
-    if "stream" in inspect.signature(speaker.say).parameters:
-        settings["stream"] = stream
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not equals or name in inspect.signature(speaker.say).parameters:
-            raise BadInput(f"--set {pair}: wanted NAME=VALUE" + (f"; {name} has an option of its own" * bool(equals)))
-        settings[name] = value
+    if tokens is not None:
+        refuse_token_path(tokens)
+    settings = _settings(pairs)
+    text = _text(text)
+    speaker = _speaker(bundle, threads, check)
+    silent: SilentError | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are printed below, once
-        speech = speaker.say(text, seed=seed, greedy=greedy, **settings)
+        speech = speaker.say(
+            text,
+            voice=voice,
+            language=language,
+            instruct=instruct,
+            ref_audio=ref_audio,
+            ref_text=ref_text,
+            seed=seed,
+            greedy=greedy,
+            stream=stream,
+            **settings,
+        )
         progress = Progress(speech)
         try:
-            _write(out, progress if stream else list(progress), speaker.sample_rate, float32)
+            write(out, progress if stream else progress.whole(), speaker.sample_rate, float32)
+        except SilentError as error:
+            silent = error
         finally:
             for warning in speech.warnings:
                 click.echo(f"warning: {warning}", err=True)
-            if tokens is not None:
-                save_tokens(tokens, speech.tokens)
+    if tokens is not None:
+        save_tokens(tokens, speech.tokens)
+    if silent is not None:
+        raise click.ClickException(str(silent)) from silent
     if as_json:
         click.echo(json.dumps({"out": out, "seed": seed} | progress.result(), indent=2))
     elif out != PIPE:
         click.echo(out)
 
 
-@main.command()
+def _text(argument: str) -> str:
+    """The text to say, which `-` reads from stdin."""
+    try:
+        text = sys.stdin.read().removesuffix("\n") if argument == "-" else argument
+    except UnicodeDecodeError:
+        raise BadInput("the text is not UTF-8") from None
+    if any("\ud800" <= char <= "\udfff" for char in text):  # how Python passes on bytes that are not UTF-8
+        raise BadInput("the text is not UTF-8")
+    return text
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    """The settings of `--set NAME=VALUE`; of one that is repeated the last counts."""
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise BadInput(f"--set {pair}: wanted NAME=VALUE")
+        if name in OPTIONS:
+            raise BadInput(f"--set {pair}: {name} has an option of its own, --{name.replace('_', '-')}")
+        if name == "text":
+            raise BadInput(f"--set {pair}: the text is an argument of its own")
+        settings[name] = value
+    return settings
+
+
+@click.command(short_help="Compute a cloned voice once.")
 @BUNDLE
 @click.argument("ref")
 @OUT
 @click.option("--ref-text", help="What is said in the recording.")
 @THREADS
-@NO_CHECK
-def enroll(bundle: Path, ref: str, out: str, ref_text: str | None, threads: int | None, no_check: bool) -> None:
+@CHECK
+def enroll(bundle: Path, ref: str, out: str, ref_text: str | None, threads: int | None, check: bool) -> None:
     """Compute a cloned voice once: REF.wav to VOICE.safetensors, for `say --voice`.
 
     \b
     Example:
       voxport enroll BUNDLE me.wav --ref-text "What I say in it." -o me.safetensors
     """
-    _speaker(bundle, threads, no_check, "enroll").enroll(ref, ref_text).save(out)
+    _speaker(bundle, threads, check).enroll(ref, ref_text).save(out)
     click.echo(out)
 
 
-@main.command()
+@click.command(short_help="Audio to the codec's tokens.")
 @BUNDLE
 @click.argument("source", metavar="IN")
 @OUT
 @THREADS
-@NO_CHECK
-def tokenize(bundle: Path, source: str, out: str, threads: int | None, no_check: bool) -> None:
-    """Audio to the codec's tokens: a file to a .npy file, or a folder of them to a folder."""
-    from voxport.audio import files as audio
-    from voxport.audio.files import READABLE
-    from voxport.cli.folder import each
-    from voxport.cli.output import save_tokens
+@CHECK
+def tokenize(bundle: Path, source: str, out: str, threads: int | None, check: bool) -> None:
+    """Audio to the codec's tokens: a file to a .npy file, or a folder of them to a folder.
 
-    codec = _speaker(bundle, threads, no_check, "tokenize")
+    \b
+    Examples:
+      voxport tokenize BUNDLE me.wav -o me.npy
+      voxport tokenize BUNDLE recordings/ -o tokens/
+    """
+    from voxport.audio import files
+    from voxport.cli.folder import each, report_failures
+    from voxport.cli.output import refuse_token_path, save_tokens
 
-    def one(file: str | Path, to: str | Path) -> None:
-        save_tokens(str(to), codec.tokenize(*audio.read(file)))
+    is_folder = Path(source).is_dir()
+    if not is_folder:
+        refuse_token_path(out)
+    speaker = _speaker(bundle, threads, check)
 
-    if Path(source).is_dir():
-        told(each(Path(source), out, READABLE, ".npy", "audio", one), out)
+    def tokenize_file(file: str | Path, target: str | Path) -> None:
+        save_tokens(target, speaker.tokenize(*files.read(file)))
+
+    if is_folder:
+        report_failures(each(Path(source), out, files.READABLE, ".npy", "audio", tokenize_file), out)
     else:
-        one(source, out)
+        tokenize_file(source, out)
     click.echo(out)
 
 
-@main.command()
+@click.command(short_help="The codec's tokens to audio.")
 @BUNDLE
 @click.argument("tokens")
 @OUT
 @SEED
 @FLOAT
 @THREADS
-@NO_CHECK
-def detokenize(
-    bundle: Path, tokens: str, out: str, seed: int, float32: bool, threads: int | None, no_check: bool
-) -> None:
-    """The codec's tokens to audio: what `tokenize` or `say --save-tokens` wrote, or a folder of it."""
+@CHECK
+def detokenize(bundle: Path, tokens: str, out: str, seed: int, float32: bool, threads: int | None, check: bool) -> None:
+    """The codec's tokens to audio: what `tokenize` or `say --save-tokens` wrote, or a folder of it.
+
+    \b
+    Examples:
+      voxport detokenize BUNDLE me.npy -o me.wav
+      voxport detokenize BUNDLE tokens/ -o recordings/
+    """
     from voxport.audio.pipe import PIPE
-    from voxport.cli.folder import each
-    from voxport.cli.output import load_tokens, write
+    from voxport.cli.folder import each, report_failures
+    from voxport.cli.output import SilentError, load_tokens, write
 
-    codec = _speaker(bundle, threads, no_check, "detokenize")
+    if float32 and out == PIPE:
+        raise BadInput("--float: stdout carries raw 16-bit audio; name a file")
+    speaker = _speaker(bundle, threads, check)
 
-    def pieces(file: str | Path) -> "list[Array]":
+    def chunks(file: str | Path) -> "Iterator[Samples]":
         try:
-            return list(codec.detokenize(load_tokens(str(file)), seed=seed))
+            yield from speaker.detokenize(load_tokens(file), seed=seed)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
+    def detokenize_file(file: str | Path, target: str | Path) -> None:
+        write(str(target), chunks(file), speaker.sample_rate, float32)
+
     if Path(tokens).is_dir():
-        make = lambda file, to: write(str(to), pieces(file), codec.sample_rate, float32)  # noqa: E731
-        told(each(Path(tokens), out, {".npy"}, ".wav", "token", make), out)
+        report_failures(each(Path(tokens), out, {".npy"}, ".wav", "token", detokenize_file), out)
     else:
-        _write(out, pieces(tokens), codec.sample_rate, float32)
+        try:
+            detokenize_file(tokens, out)
+        except SilentError as error:
+            raise click.ClickException(str(error)) from error
     if out != PIPE:
         click.echo(out)
 
 
-def _speaker(bundle: Path, threads: int | None, no_check: bool, verb: str) -> Any:
-    from voxport import load
+def _speaker(bundle: Path, threads: int | None, check: bool) -> "Speaker":
+    """The Speaker of a bundle. Raises BadInput when its system does not speak."""
+    from voxport import Speaker, load
 
-    speaker = load(bundle, threads=threads, check=not no_check)
-    if not hasattr(speaker, verb):
-        does = "converts voices; use voxport convert" if hasattr(speaker, "convert") else f"cannot {verb}"
-        raise BadInput(f"{bundle}: {speaker.bundle.manifest.system} {does}")
-    return speaker
-
-
-def _write(out: str, chunks: "Iterable[Array]", rate: int, float32: bool) -> None:
-    from voxport.cli.output import SilentError, write
-
-    try:
-        write(out, chunks, rate, float32)
-    except SilentError as error:
-        raise click.ClickException(str(error)) from error
+    model = load(bundle, threads=threads, check=check)
+    if not isinstance(model, Speaker):
+        raise BadInput(f"{bundle}: {model.bundle.manifest.system} converts voices; use voxport convert")
+    return model

@@ -63,8 +63,24 @@ class Speaker(Model, Protocol):
     def voices(self) -> list[str]:
         """Names that `say` takes as `voice`."""
 
-    def say(self, text: str, *, seed: int = 0, greedy: bool = False, **options: Any) -> Speech:
-        """Speech, made while it is iterated."""
+    def say(
+        self,
+        text: str,
+        *,
+        voice: Any = None,
+        language: str | None = None,
+        instruct: str | None = None,
+        ref_audio: str | os.PathLike[str] | None = None,
+        ref_text: str | None = None,
+        seed: int = 0,
+        greedy: bool = False,
+        stream: bool = True,
+        **settings: Any,
+    ) -> Speech:
+        """Speech, made while it is iterated.
+
+        Raises ValueError for an option that the system does not take, for an unknown setting and for bad values.
+        """
 
     def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
         """The voice of a recording in which `text` is said."""

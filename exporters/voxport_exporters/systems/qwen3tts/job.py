@@ -71,7 +71,6 @@ RECIPES = {
     "int8": _recipe("int8", Rule("int8b", stage="talker"), Rule("int8b", stage="predictor")),
     "fp32": Recipe("fp32"),
 }
-DEFAULT_RECIPE = "mixed"
 CODEC_RECIPES = codec12hz.RECIPES
 
 

@@ -88,17 +88,24 @@ class Speaker:
         text: str,
         *,
         voice: Named = None,
+        language: str | None = None,
+        instruct: str | None = None,
         ref_audio: str | os.PathLike[str] | None = None,
         ref_text: str | None = None,
         seed: int = 0,
         greedy: bool = False,
+        stream: bool = True,
         **given: Setting,
     ) -> Speech:
         """Speech, made while it is iterated. The same seed gives the same tokens however the chunks are cut.
 
         `voice`: a name (any is accepted), an enrolled Voice, or the path of one; `ref_audio` and `ref_text` enroll one
-        for this call. ValueError in one line: empty text, text longer than the context, an unknown setting.
+        for this call. ValueError in one line: empty text, text longer than the context, an unknown setting, a language
+        or an instruct, which this system does not take.
         """
+        del stream  # tokens are made as the audio is taken, either way
+        if language is not None or instruct is not None:
+            raise ValueError(f"vyvo takes no --{'instruct' if language is None else 'language'}")
         speaker = self._speaker(voice, ref_audio, ref_text)
         plan = self.plan(speaker, greedy, given)
         if plan.chosen["use_random_voice"] and speaker is None:

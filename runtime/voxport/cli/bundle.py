@@ -1,0 +1,126 @@
+"""The verbs about a bundle itself: info, verify, bench."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxport.cli.errors import one_line
+from voxport.cli.options import BUNDLE, CHECK, FACTOR, THREADS
+
+if TYPE_CHECKING:  # numpy and onnxruntime are imported when a verb runs
+    from voxport.graphs.stage import Stage
+    from voxport.manifest import StageRecord
+
+
+@click.command(short_help="Say what a bundle is.")
+@BUNDLE
+@click.option("--tensors", is_flag=True, help="Load every graph and list its inputs, outputs and state too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON, and with --tensors the graphs.")
+@CHECK
+def info(bundle: Path, tensors: bool, as_json: bool, check: bool) -> None:
+    """Say what a bundle is: system, source, recipe, sizes, every stage as export measured it, and every file.
+
+    \b
+    Examples:
+      voxport info BUNDLE
+      voxport info BUNDLE --tensors
+      voxport info BUNDLE --json --no-check | jq .manifest.stages
+    """
+    import msgspec
+
+    from voxport.bundle import Bundle
+
+    opened = Bundle(bundle, check=check)
+    manifest = opened.manifest
+    graphs = {name: _tensors(opened.session(name).stage) for name in manifest.stages} if tensors else {}
+    if as_json:
+        result: dict[str, Any] = {"manifest": msgspec.to_builtins(manifest)}
+        click.echo(json.dumps(result | {"graphs": graphs} if tensors else result, indent=2))
+        return
+    click.echo(f"{manifest.system} ({manifest.variant}), {manifest.sample_rate} Hz, {_size(opened.bytes)}")
+    click.echo(f"recipe {manifest.recipe}, target {manifest.target}, made with {_listed(manifest.tools)}")
+    source = manifest.source
+    where = _listed(source.repos, " at ") if source.repos else "a local checkpoint"
+    click.echo(f"from {where}: {', '.join(source.files)}")
+    click.echo("\nstages:")
+    for name, record in manifest.stages.items():
+        click.echo(f"  {name}: {_size(record.weight_bytes)} of weights{_quantization(record)}")
+        for kind, specs in graphs.get(name, {}).items():
+            for spec in specs:
+                click.echo(f"    {kind.rstrip('s'):7} {spec}")
+    click.echo("\nfiles:")
+    for name, file in manifest.files.items():
+        click.echo(f"  {name}: {_size(file.bytes)}")
+
+
+def _tensors(stage: "Stage") -> dict[str, list[str]]:
+    kinds = {"inputs": stage.inputs, "outputs": stage.outputs, "state": stage.state}
+    return {kind: [str(spec) for spec in specs] for kind, specs in kinds.items()}
+
+
+def _quantization(record: "StageRecord") -> str:
+    if record.error_db is None:
+        return ""
+    return f", quantized: {record.error_db:.1f} dB, x{record.speed_up:.2f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def _listed(pairs: dict[str, str], between: str = " ") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in pairs.items())
+
+
+@click.command(short_help="Prove a bundle on this machine. Exit 1 on drift.")
+@BUNDLE
+@THREADS
+@click.option("--json", "as_json", is_flag=True, help="Print the compared outputs as JSON.")
+def verify(bundle: Path, threads: int | None, as_json: bool) -> None:
+    """Prove a bundle on this machine, without torch: hashes, then the outputs recorded at export. Exit 1 on drift.
+
+    \b
+    Example:
+      voxport verify BUNDLE --threads 2
+    """
+    from voxport.bundle import Bundle
+    from voxport.verify import BrokenError
+    from voxport.verify import verify as run
+
+    Bundle(bundle, check=False)  # no bundle at all is bad input; anything wrong with one is a check that failed
+    try:
+        rows = run(bundle, threads)
+    except BrokenError as error:
+        raise click.ClickException(one_line(error)) from error
+    if as_json:
+        click.echo(json.dumps([row.as_dict() for row in rows], indent=2))
+    else:
+        for row in rows:
+            click.echo(f"{row.name:16} max {row.max_abs:.1e}  bound {row.bound:.0e}  {'ok' if row.ok else 'DRIFTED'}")
+    if not all(row.ok for row in rows):
+        raise click.ClickException(f"{bundle}: this machine computes something else than the one that exported it")
+
+
+@click.command(short_help="Measure a bundle against this machine's limits.")
+@BUNDLE
+@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Audio to make.")
+@click.option("--chunk-factor", type=FACTOR, default=1, show_default=True, help="Chunks per step of a voice converter.")
+@THREADS
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def bench(bundle: Path, seconds: float, chunk_factor: int, threads: int | None, as_json: bool) -> None:
+    """Measure a bundle against this machine's own limits, in the same run.
+
+    rtf is compute seconds per second of audio; "of limit" is the time the weights and operations would take at the
+    memory bandwidth and matmul rate just measured, over the time they took.
+
+    \b
+    Examples:
+      voxport bench BUNDLE
+      voxport bench BUNDLE --seconds 30 --threads 2 --json
+    """
+    from voxport.bench import run
+
+    result = run.bench(bundle, seconds, threads, chunk_factor)
+    click.echo(json.dumps(result, indent=2) if as_json else run.table(result))
