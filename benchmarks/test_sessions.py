@@ -8,8 +8,8 @@ comes (docs/performance.md 1.4). Two threads; with one there is nobody to spin.
 """
 
 import time
+from functools import partial
 from statistics import median
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,19 +17,15 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.conftest import Fulls
 from benchmarks.steps import Step
-from voxport.graphs.ort import Session
+from voxport.bundle import Sessions
+from voxport.graphs.ort import OrtSession
+from voxport.graphs.session import Session
 
 ROUNDS, THREADS = 20, 2
 AXES = {"batch": 1, "time": 1, "capacity": 256, "frames": 4, "units": 4}
 
 
-class Spinning(Session):
-    """A Session with onnxruntime's own setting."""
-
-    options: ClassVar[dict[str, str]] = {}
-
-
-@pytest.mark.parametrize("kind", [Session, Spinning])
+@pytest.mark.parametrize("sessions", [OrtSession, partial(OrtSession, options={})], ids=["voxport", "onnxruntime"])
 @pytest.mark.parametrize(
     ("system", "variant", "stages"),
     [("vyvo", "lfm2-350m", ("lm", "codec_decode")), ("qwen3tts", "0.6b-customvoice", ("talker", "predictor"))],
@@ -38,12 +34,12 @@ def test_in_turn(
     system: str,
     variant: str,
     stages: tuple[str, str],
-    kind: type[Session],
+    sessions: Sessions,
     full: Fulls,
     benchmark: BenchmarkFixture,
 ) -> None:
     bundle = full(system, variant).bundle("int4")
-    a, b = (_step(kind(bundle / f"{stage}.onnx", THREADS)) for stage in stages)
+    a, b = (_step(sessions(bundle / f"{stage}.onnx", THREADS)) for stage in stages)
     sums: list[float] = []
 
     def alone() -> None:
@@ -57,7 +53,7 @@ def test_in_turn(
         b()
 
     benchmark.group = f"{system}: {' and '.join(stages)} in turn, {THREADS} threads"
-    benchmark.name = "voxport" if kind is Session else "onnxruntime's"
+    benchmark.name = "voxport" if sessions is OrtSession else "onnxruntime's"
     benchmark.pedantic(both, setup=alone, rounds=ROUNDS, warmup_rounds=1, iterations=1)
     assert benchmark.stats is not None  # pytest-benchmark is off
     alone_s, in_turn = median(sums[1:]), benchmark.stats.stats.median

@@ -7,12 +7,13 @@ for systems whose `feeds` have it: of a checkpoint without goldens it is the onl
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Session
+from voxport.graphs.ort import OPTIONS, OrtSession
 from voxport_exporters import systems as exporters
 from voxport_exporters.pack import Job, pack
 from voxport_exporters.recipe import Recipe
@@ -24,10 +25,8 @@ from voxport_parity.trace import Golden, Trace
 FP32 = Recipe("fp32")
 
 
-class AsWritten(Session):
-    """Portable 4-bit products in float32, as their operators say; onnxruntime would round what goes in to 8 bits."""
-
-    options: ClassVar[dict[str, str]] = Session.options | {"session.qdq_matmulnbits_accuracy_level": "1"}
+# Portable 4-bit products in float32, as their operators say; onnxruntime would round what goes in to 8 bits.
+AS_WRITTEN = {**OPTIONS, "session.qdq_matmulnbits_accuracy_level": "1"}
 
 
 def chain(
@@ -118,7 +117,11 @@ def _links(
         def rounded() -> list[Diff]:
             if given is None:
                 pack(job(), scratch / "quantized", recipe, target)
-            graph = Bundle(given.path if given else scratch / "quantized", check=False, sessions=AsWritten)
+            graph = Bundle(
+                given.path if given else scratch / "quantized",
+                check=False,
+                sessions=partial(OrtSession, options=AS_WRITTEN),
+            )
             rounds = TorchBundle(graph, quantized(job().parts, recipe, graph))
             reference = feeds.trace(rounds, golden)
             got = feeds.trace(graph, golden)

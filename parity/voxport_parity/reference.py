@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array, Session, State
+from voxport.graphs.session import Array, Session, State
+from voxport.graphs.stage import Stage
 from voxport_exporters.graphs import caches, nbits
 from voxport_exporters.graphs import int8 as quantize
 from voxport_exporters.graphs import tables as lookup
@@ -20,20 +21,50 @@ from voxport_exporters.nets.taps import tapped
 from voxport_exporters.recipe import Recipe, Rule
 
 
-class TorchSession(Session):
+class TorchState(dict[str, Array]):
+    """A State of a TorchSession: its arrays, and the constants that calls leave out."""
+
+    def __init__(self, stage: Stage, arrays: Mapping[str, Array], constants: Mapping[str, Array]) -> None:
+        super().__init__(arrays)
+        self.stage, self.constants = stage, constants
+
+    def copy(self) -> "TorchState":
+        """See `State.copy`."""
+        return TorchState(self.stage, {name: array.copy() for name, array in self.items()}, self.constants)
+
+    def row(self, index: int, *, fresh: bool = False) -> "TorchState":
+        """See `State.row`. Every tensor is a copy, which `put` brings back."""
+        by_row = {t.name for t in self.stage.inputs if t.shape[:1] == ("batch",)}
+        constants = {n: a[index : index + 1] if n in by_row else a for n, a in self.constants.items()}
+        arrays = {t.name: self[t.name][index : index + 1] * (t.shared or not fresh) for t in self.stage.state}
+        return TorchState(self.stage, arrays, constants)
+
+    def put(self, index: int, row: "TorchState") -> None:
+        """See `State.put`."""
+        for name, array in self.items():
+            array[index] = row[name][0]
+
+
+class TorchSession:
     """A Session that runs a Part's net eagerly; `taps` holds the intermediates of the last call."""
 
     def __init__(self, part: Part) -> None:
         self.stage, self.threads, self._net = part.stage, 1, part.net.eval()
-        self._inputs = {t.name: t for t in self.stage.inputs}
         self.taps: dict[str, Array] = {}
+
+    def start(self, constants: Mapping[str, Array] | None = None, /, **axes: int) -> TorchState:
+        """See `Session.start`."""
+        arrays = {t.name: np.zeros(t.sized(axes), t.dtype) for t in self.stage.state}
+        return TorchState(self.stage, arrays, constants or {})
 
     def __call__(
         self, state: State, *, into: Mapping[str, Array] | None = None, **inputs: Array
-    ) -> tuple[dict[str, Array], State]:
-        feed = [torch.from_numpy(np.array(a)) for a in (*(inputs[t.name] for t in self.stage.inputs), *state.values())]
+    ) -> tuple[dict[str, Array], TorchState]:
+        """See `Session`. The state is left as it was."""
+        assert isinstance(state, TorchState)
+        fed = {**inputs, **state.constants, **state}
         with torch.no_grad(), tapped() as taps:
-            results = self._net(*feed)
+            results = self._net(*(torch.from_numpy(np.array(fed[t.name])) for t in self.stage.feeds))
         self.taps = {name: value.detach().numpy() for name, value in taps.items()}
         results = (results,) if isinstance(results, Tensor) else results
         arrays = [r.detach().numpy() for r in results]
@@ -41,10 +72,14 @@ class TorchSession(Session):
         for name, array in (into or {}).items():
             array[:] = outputs[name]
             outputs[name] = array
-        after = state.copy()
-        for tensor, array in zip(self.stage.state, arrays[len(self.stage.outputs) :], strict=True):
-            after[tensor.name][...] = array
-        return outputs, after
+        after = zip(self.stage.state, arrays[len(self.stage.outputs) :], strict=True)
+        copies = {t.name: array.copy() for t, array in after}  # the net may return views of what the taps hold
+        return outputs, TorchState(self.stage, copies, state.constants)
+
+
+def taps_of(session: Session) -> dict[str, Array]:
+    """The intermediates of a torch net's last call, by name; a graph has none."""
+    return session.taps if isinstance(session, TorchSession) else {}
 
 
 class TorchBundle(Bundle):

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import msgspec
 
-from voxport.graphs.ort import Session
+from voxport.graphs.ort import OrtSession
+from voxport.graphs.session import Session
 from voxport.manifest import FORMAT, MANIFEST, FileRecord, Manifest
+
+Sessions = Callable[[Path, int], Session]  # (file of a graph, threads) -> what runs it
 
 
 class Bundle:
     """An opened bundle. Raises FileNotFoundError or ValueError, in one line that names the file and what to do."""
 
-    def __init__(self, path: str | os.PathLike[str], *, check: bool = True, sessions: type[Session] = Session) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, check: bool = True, sessions: Sessions = OrtSession) -> None:
         """`check`: compare every file's size and sha256 with the manifest; `sessions`: what runs the graphs."""
         self._sessions = sessions
         self.path = Path(path)

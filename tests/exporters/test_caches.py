@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from voxport.graphs.ort import Session, State
+from voxport.graphs.ort import OrtSession, OrtState
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport_exporters.graphs import caches
 from voxport_exporters.graphs.part import Part
@@ -25,7 +25,7 @@ def language_model() -> Part:
     return next(iter(vyvo.job(FIXTURES / "vyvo").parts))
 
 
-def run(lm: Session, tokens: np.ndarray) -> tuple[np.ndarray, State]:
+def run(lm: OrtSession, tokens: np.ndarray) -> tuple[np.ndarray, OrtState]:
     """In a call of half the tokens, one of five, then one by one."""
     state, none = lm.start(batch=1, capacity=TOKENS + 3), np.zeros(1, np.int64)
     half = TOKENS // 2
@@ -40,8 +40,8 @@ def test_a_cache_holds_keys_and_values_to_half_a_step(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save(part, tmp_path / name, Recipe("fp32") if name == "fp32" else CACHES, "cpu", [])
     tokens = np.random.default_rng(3).integers(0, 5000, (1, TOKENS))  # not those of the sample
-    exact, wanted = run(Session(tmp_path / "fp32/lm.onnx"), tokens)
-    hidden, got = run(Session(tmp_path / "caches/lm.onnx"), tokens)
+    exact, wanted = run(OrtSession(tmp_path / "fp32/lm.onnx"), tokens)
+    hidden, got = run(OrtSession(tmp_path / "caches/lm.onnx"), tokens)
 
     names = [name for name in got if name.startswith(("keys.", "values."))]
     scales = caches.scales(part, names)

@@ -19,7 +19,7 @@ from torch import Tensor
 from voxport.audio import features
 from voxport.audio import files as audio
 from voxport.codecs.codec12hz import Decoder, Encoder, SpeakerEncoder, after_reference, reference, speaker_mel
-from voxport.graphs.ort import Session
+from voxport.graphs.ort import OrtSession
 from voxport.manifest import StageRecord
 from voxport_exporters import pack
 from voxport_exporters.checkpoints.weights import Weights
@@ -109,20 +109,20 @@ def parts(name: str) -> dict[str, Part]:
     return made
 
 
-def session(part: Part, target: str, folder: Path) -> Session:
+def session(part: Part, target: str, folder: Path) -> OrtSession:
     onnx.save_model(export(part, target), folder / f"{part.stage.name}.onnx")
-    return Session(folder / f"{part.stage.name}.onnx")
+    return OrtSession(folder / f"{part.stage.name}.onnx")
 
 
-Sessions = Callable[[str, str, str], Session]
+Sessions = Callable[[str, str, str], OrtSession]
 
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
     """(fixture, target, stage) -> its graph, exported on first use."""
-    made: dict[tuple[str, str, str], Session] = {}
+    made: dict[tuple[str, str, str], OrtSession] = {}
 
-    def find(name: str, target: str, stage: str) -> Session:
+    def find(name: str, target: str, stage: str) -> OrtSession:
         if (name, target, stage) not in made:
             made[name, target, stage] = session(parts(name)[stage], target, tmp_path_factory.mktemp(stage))
         return made[name, target, stage]
@@ -373,7 +373,7 @@ def test_int8_keeps_the_wave(name: str, target: str, goldens: dict[str, dict[str
     graph, record = packed(part, codec12hz.RECIPES["int8"], target, tmp_path)
     assert record.int8_ops > 50 * record.flops
     assert record.error_db is not None
-    decoder = Decoder(Session(graph), 64)
+    decoder = Decoder(OrtSession(graph), 64)
     codes = golden["cv_nonstream.codes" if name == CUSTOM else "icl.codes"]
     wanted = golden["cv_nonstream.wav" if name == CUSTOM else "dec.full_wav"].flatten()
     whole = decoder.decode(codes)
@@ -392,7 +392,7 @@ def test_int8_of_any_config_keeps_the_wave(which: str, target: str, tmp_path: Pa
     part, codes = random_decoder(which)
     wanted = stepped(part, torch.from_numpy(codes), sizes=[31]).flatten().numpy()
     graph, _ = packed(part, codec12hz.RECIPES["int8"], target, tmp_path)
-    decoder = Decoder(Session(graph), DecoderConfig.of(DECODERS[which]).codebook_size)
+    decoder = Decoder(OrtSession(graph), DecoderConfig.of(DECODERS[which]).codebook_size)
     for size in (1, 8):
         assert snr(in_pieces(decoder, codes, size), wanted) > 20
 

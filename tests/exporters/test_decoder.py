@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from voxport.graphs.ort import Session, State
+from voxport.graphs.ort import OrtSession, OrtState
 from voxport_exporters.checkpoints.weights import Weights, deferring
 from voxport_exporters.graphs.fidelity import fidelity
 from voxport_exporters.graphs.part import TARGETS, Part
@@ -174,9 +174,9 @@ class Graphs:
             weights.finish()
         for part in (lm, head):
             save(part, out, recipe, target, [])
-        self.lm, self.head = Session(out / "lm.onnx"), Session(out / "head.onnx")
+        self.lm, self.head = OrtSession(out / "lm.onnx"), OrtSession(out / "head.onnx")
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> OrtState:
         state = self.lm.start(batch=batch, capacity=CAPACITY)
         poisoned(state)
         return state

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxport.graphs.ort import Session
+from voxport.graphs.ort import OrtSession
 from voxport.manifest import Manifest
 from voxport.speech.sampler import Sampling
 from voxport_exporters.pack import pack
@@ -128,7 +128,7 @@ def test_a_packed_bundle_holds_shared_weights_once(tmp_path: Path) -> None:
         "codec_decode", "codec_analyse", "codec_encode", "speaker_encode",
     }  # fmt: skip
     assert b"frame_embed.onnx.data" in (tmp_path / "bundle/predictor.onnx").read_bytes()
-    session = Session(tmp_path / "bundle/predictor.onnx")
+    session = OrtSession(tmp_path / "bundle/predictor.onnx")
     shapes = {t.name: t.sized({"batch": 1}) for t in session.stage.inputs}
     half = {"float32": 0.5, "int64": 1}
     feed = {t.name: np.full(shapes[t.name], half[t.dtype], t.dtype) for t in session.stage.inputs}

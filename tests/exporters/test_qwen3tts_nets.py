@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from voxport.graphs.ort import Session
+from voxport.graphs.ort import OrtSession
 from voxport.speech.sampler import Sampling
 from voxport_exporters.checkpoints.weights import Weights, deferring
 from voxport_exporters.graphs.part import Part
@@ -56,7 +56,7 @@ class Model:
         self.runs = json.loads((root / "golden.json").read_text())["runs"]
         self.config = qwen3tts_config.read_config(root / "config.json")
         self.nets: dict[str, Part] = {}
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, OrtSession] = {}
         weights = Weights.open(root / "model.safetensors")
         if target == "torch":
             self.nets = {p.stage.name: p for p in qwen3tts.parts(weights, self.config)}
@@ -64,7 +64,7 @@ class Model:
         with deferring():
             for part in qwen3tts.parts(weights, self.config):
                 save(part, folder, qwen3tts.RECIPES["fp32"], target, [])
-                self.sessions[part.stage.name] = Session(folder / f"{part.stage.name}.onnx")
+                self.sessions[part.stage.name] = OrtSession(folder / f"{part.stage.name}.onnx")
 
     def start(self, batch: int = 1) -> None:
         axes = {"batch": batch, "capacity": CAPACITY}
@@ -278,7 +278,7 @@ def test_a_talker_wider_than_its_predictor_is_upstreams(name: str, tmp_path: Pat
     for target in ("cpu", "portable"):
         (tmp_path / target).mkdir()
         save(part, tmp_path / target, qwen3tts.RECIPES["fp32"], target, [])
-        session = Session(tmp_path / target / "predictor.onnx")
+        session = OrtSession(tmp_path / target / "predictor.onnx")
         named = {t.name: a.numpy() for t, a in zip(part.stage.inputs, feed, strict=True)}
         made, _ = session(session.start(), into=None, **named)
         np.testing.assert_array_equal(made["codes"], codes.numpy())

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from voxport.bounds import SNAC_AUDIO, SNAC_LAYER, SNAC_SPLIT
 from voxport.codecs.snac import Codec, seeded, silent
 from voxport.codecs.snac import given as handed
-from voxport.graphs.ort import Session
+from voxport.graphs.ort import OrtSession
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac import stages as snac
 from voxport_exporters.codecs.snac.config import SnacConfig
@@ -38,9 +38,9 @@ def config_and_weights() -> tuple[SnacConfig, Weights]:
     return snac.read_config(config), Weights.open(weights)
 
 
-def session(model: onnx.ModelProto, name: str, folder: Path) -> Session:
+def session(model: onnx.ModelProto, name: str, folder: Path) -> OrtSession:
     onnx.save_model(model, folder / f"{name}.onnx")
-    return Session(folder / f"{name}.onnx")
+    return OrtSession(folder / f"{name}.onnx")
 
 
 def codec_of(parts: Iterator[Part], config: SnacConfig, target: str, folder: Path) -> Codec:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from voxport.graphs.ort import Session
+from voxport.graphs.ort import OrtSession
 from voxport.manifest import Fidelity
 from voxport_exporters.checkpoints.weights import reading
 from voxport_exporters.graphs.part import Part
@@ -34,7 +34,7 @@ def fidelity(parts: Mapping[str, Part], folder: Path, tokens: Array, heads: list
         rows = net.rows(ids)
         hidden, *_ = net.decoder(rows, none, none, *state)
 
-    lm = Session(folder / "lm.onnx")
+    lm = OrtSession(folder / "lm.onnx")
     wanted = {index for index, _ in heads}
     cache, seen = lm.start(**axes), {}
     for index, token in enumerate(tokens):
@@ -47,7 +47,7 @@ def fidelity(parts: Mapping[str, Part], folder: Path, tokens: Array, heads: list
         at = [index for index, head in heads if head == name]
         with torch.no_grad(), reading(parts[name].net):
             exact += list(parts[name].net(hidden[0, at])[0].numpy())
-        head = Session(folder / f"{name}.onnx")
+        head = OrtSession(folder / f"{name}.onnx")
         feed = np.concatenate([seen[index] for index in at])
         quantized += list(head(head.start(), hidden=feed)[0]["logits"])
     return _compare(np.stack(exact), np.stack(quantized))

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport_parity.trace import Golden, Trace
 
 Pairs = Iterator[tuple[str, Array, Array]]  # name, got, expected

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 import onnxruntime as ort
 
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array, Session, State
+from voxport.graphs.ort import OrtSession
+from voxport.graphs.session import Array, Session, State
 from voxport.systems import open_model
 
 WARM_SECONDS = 0.5
@@ -86,16 +88,21 @@ def _child(*arguments: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- workload
 
 
-class Timed(Session):
+class Timed:
     """A Session that keeps the time of every call in seconds."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        super().__init__(path, threads)
+    def __init__(self, session: Session) -> None:
+        self._session, self.stage, self.threads = session, session.stage, session.threads
         self.seconds: list[float] = []
 
-    def __call__(self, state: State, **inputs: Any) -> tuple[dict[str, Array], State]:
+    def start(self, constants: Mapping[str, Array] | None = None, /, **axes: int) -> State:
+        return self._session.start(constants, **axes)
+
+    def __call__(
+        self, state: State, *, into: Mapping[str, Array] | None = None, **inputs: Array
+    ) -> tuple[dict[str, Array], State]:
         start = time.perf_counter()
-        result = super().__call__(state, **inputs)
+        result = self._session(state, into=into, **inputs)
         self.seconds.append(time.perf_counter() - start)
         return result
 
@@ -104,12 +111,11 @@ class _TimedBundle(Bundle):
     """Hands out Timed sessions and remembers them."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, check=False, sessions=Timed)
+        super().__init__(path, check=False)
         self.timed: dict[str, Timed] = {}
 
     def session(self, stage: str, threads: int = 1) -> Session:
-        session = super().session(stage, threads)
-        assert isinstance(session, Timed)
+        session = Timed(super().session(stage, threads))
         if stage in self.timed:
             session.seconds = self.timed[stage].seconds  # one stage, one list, however many sessions run it
         self.timed[stage] = session
@@ -194,7 +200,7 @@ def _probe(threads: str) -> dict[str, Any]:
 
 def _fastest(graph: str, threads: int, **feed: Array) -> float:
     """Seconds of the fastest of 12 runs of a one-node graph shipped with voxport."""
-    session = Session(Path(__file__).parent / "probes" / f"{graph}.onnx", threads)
+    session = OrtSession(Path(__file__).parent / "probes" / f"{graph}.onnx", threads)
     best = float("inf")
     for _ in range(12):
         start = time.perf_counter()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import soxr
 
 from voxport.audio import features
-from voxport.graphs.ort import Session
+from voxport.graphs.session import Session
 
 Samples = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]

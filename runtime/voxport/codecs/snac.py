@@ -22,7 +22,7 @@ import numpy as np
 
 from voxport import draws
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array, Session
+from voxport.graphs.session import Array, Session
 
 Schedule = Literal["exact", "orpheus"]
 Noise = Callable[[int, int, int], Array]  # (noise block, frame, n) -> float32 [n]: the block's draws of that frame

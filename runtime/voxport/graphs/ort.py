@@ -1,133 +1,213 @@
-"""Runs one graph: `outputs, state = session(state, **inputs)`.
+"""The onnxruntime Session.
 
-State is data. `session.start()` makes it, a call consumes it and hands back its successor. Behind it lie two sets of
-buffers that swap roles at every step (ping-pong), each bound to the graph once, so nothing is copied or allocated per
-step but the outputs; a tensor with a `capacity` axis has one buffer, bound to input and output alike.
+A stream has two sets of buffers that swap roles at every step (ping-pong), each bound to the graph once, so nothing is
+copied or allocated per step but the outputs; a tensor with a `capacity` axis has one buffer, bound to input and output
+alike.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import onnxruntime as ort
 
 from voxport.graphs import pages
+from voxport.graphs.session import Array, State
 from voxport.graphs.stage import NEXT, Stage, TensorSpec
 
-Array = np.ndarray
+# An idle session's worker threads spin on the cores the next session needs (+76-91 %, docs/performance.md 1.4);
+# 100 microseconds keeps a busy session hot and lets an idle one sleep.
+OPTIONS: Mapping[str, str] = {"session.intra_op.spin_duration_us": "100"}
+ROWS = "batch"  # the axis whose rows `State.row` tells apart
+
+_Bound = tuple[Array, ort.OrtValue]
 
 
-class State(Mapping[str, Array]):
-    """Named arrays of one stream, zero at the start. Writing into one (`state["x"][:] = ...`) changes the state."""
+class OrtSession:
+    """One graph, loaded by onnxruntime."""
 
-    def __init__(self, tensors: tuple[TensorSpec, ...], arrays: dict[str, Array]) -> None:
-        self._tensors = tensors
-        self._front = {t.name: _bound(arrays[t.name]) for t in tensors}
-        self._back = {
-            t.name: self._front[t.name] if t.shared else _bound(np.zeros_like(arrays[t.name])) for t in tensors
-        }
-        self._spent = False
-        self._bindings: tuple[Session, ort.IOBinding, ort.IOBinding] | None = None  # of this step and the next
+    def __init__(self, path: Path, threads: int = 1, options: Mapping[str, str] = OPTIONS) -> None:
+        """`threads`: cores one step may use; `options`: onnxruntime's session configuration entries.
 
-    def __getitem__(self, name: str) -> Array:
-        self._check()
-        return self._front[name][0]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._front)
-
-    def __len__(self) -> int:
-        return len(self._front)
-
-    def copy(self) -> "State":
-        """An independent copy: the one way to run two continuations from the same point."""
-        return State(self._tensors, {name: array.copy() for name, array in self.items()})
-
-    def _check(self) -> None:
-        if self._spent:
-            raise ValueError("this state was already consumed by a call; keep a state.copy() to continue from it twice")
-
-    def _step(self) -> "State":
-        """The successor: roles of the two buffer sets swapped; this one is spent."""
-        after = object.__new__(State)
-        after._tensors, after._front, after._back, after._spent = self._tensors, self._back, self._front, False
-        after._bindings = self._bindings and (self._bindings[0], self._bindings[2], self._bindings[1])
-        self._spent = True
-        return after
-
-    def _binding(self, session: "Session") -> ort.IOBinding:
-        """Of this step, its buffers bound."""
-        if self._bindings is None or self._bindings[0] is not session:
-            pair = [session._ort.io_binding() for _ in range(2)]
-            for binding, (old, new) in zip(pair, ((self._front, self._back), (self._back, self._front)), strict=True):
-                for name in self._front:
-                    binding.bind_ortvalue_input(name, old[name][1])
-                    binding.bind_ortvalue_output(NEXT + name, new[name][1])
-            self._bindings = (session, *pair)
-        return self._bindings[1]
-
-
-def _bound(array: Array) -> tuple[Array, ort.OrtValue]:
-    """The array and an OrtValue over the same memory (onnxruntime copies only when the device is not the CPU)."""
-    return array, ort.OrtValue.ortvalue_from_numpy(array)
-
-
-class Session:
-    """One graph, loaded. Not for use from two threads at once; load a second one instead (weights are mapped files)."""
-
-    # An idle session's worker threads spin on the cores the next session needs (+76-91 %, docs/performance.md 1.4);
-    # 100 microseconds keeps a busy session hot and lets an idle one sleep.
-    options: ClassVar[dict[str, str]] = {"session.intra_op.spin_duration_us": "100"}
-
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        """`threads`: cores one step may use. Raises FileNotFoundError; ValueError when onnxruntime refuses the file."""
+        Raises FileNotFoundError, or ValueError when onnxruntime refuses the file.
+        """
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such graph")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        for key, value in self.options.items():
-            options.add_session_config_entry(key, value)
-        options.log_severity_level = 3
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        for key, value in options.items():
+            settings.add_session_config_entry(key, value)
+        settings.log_severity_level = 3
         try:
             with pages.huge():
-                self._ort = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                self._ort = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types are not public
             raise ValueError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]}") from None
         self.threads = threads
         self.stage = Stage.of(path.stem, self._ort)
         self._inputs = {t.name: t for t in self.stage.inputs}
-        self._stateless = self._ort.io_binding()
+        self._outputs = {t.name: t for t in self.stage.outputs}
 
-    def start(self, **axes: int) -> State:
-        """A state of zeros. `axes` gives the sizes of the state's free axes, for instance `capacity=1024`."""
-        return State(self.stage.state, {t.name: np.zeros(t.sized(axes), t.dtype) for t in self.stage.state})
+    def start(self, constants: Mapping[str, Array] | None = None, /, **axes: int) -> "OrtState":
+        """See `Session.start`."""
+        constants = dict(constants or {})
+        if unknown := sorted(constants.keys() - self._inputs.keys()):
+            raise ValueError(f"stage {self.stage.name} takes {sorted(self._inputs)}, got the constants {unknown}")
+        sizes = dict(axes)
+        for name, array in constants.items():
+            self._fit(self._inputs[name], array, sizes)
+        arrays = {t.name: np.zeros(t.sized(sizes), t.dtype) for t in self.stage.state}
+        return OrtState(_Stream(self, arrays, constants))
 
     def __call__(
         self, state: State, *, into: Mapping[str, Array] | None = None, **inputs: Array
-    ) -> tuple[dict[str, Array], State]:
-        """One step. `state` is consumed; outputs named in `into` are written there instead of into new arrays.
-
-        Raises ValueError naming the input that does not match the stage's declaration.
-        """
-        state._check()
-        if inputs.keys() != self._inputs.keys():
-            raise ValueError(f"stage {self.stage.name} takes {sorted(self._inputs)}, got {sorted(inputs)}")
-        binding = state._binding(self) if self.stage.state else self._stateless
-        axes: dict[str, int] = {}
+    ) -> tuple[dict[str, Array], "OrtState"]:
+        """See `Session`. A state belongs to one thread at a time; without one, any number of threads may call."""
+        if not isinstance(state, OrtState):
+            raise TypeError(f"stage {self.stage.name}: {type(state).__name__} is not a state of an onnxruntime session")
+        binding, sizes, constants = state.bound(self)
+        if inputs.keys() != self._inputs.keys() - constants:
+            names = sorted(self._inputs.keys() - constants)
+            raise ValueError(f"stage {self.stage.name} takes {names}, got {sorted(inputs)}")
         for name, array in inputs.items():
-            tensor = self._inputs[name]
-            tensor.check(array)
-            axes.update((n, size) for n, size in zip(tensor.shape, array.shape, strict=True) if isinstance(n, str))
+            self._fit(self._inputs[name], array, sizes)
             binding.bind_cpu_input(name, array)
         outputs = dict(into or {})
+        for name, array in outputs.items():
+            self._check_target(name, array, sizes)
         for t in self.stage.outputs:
             if t.name not in outputs:
-                outputs[t.name] = np.empty(t.sized(axes), t.dtype)
+                outputs[t.name] = np.empty(t.sized(sizes), t.dtype)
             binding.bind_ortvalue_output(t.name, _bound(outputs[t.name])[1])
         try:
             self._ort.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's own exception types are not public
             raise ValueError(f"stage {self.stage.name}: onnxruntime stopped: {str(error).splitlines()[0]}") from None
-        return outputs, state._step()
+        return outputs, state.successor()
+
+    def binding(self) -> ort.IOBinding:
+        return self._ort.io_binding()
+
+    def _fit(self, tensor: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
+        """Raises ValueError unless `array` can be this input beside those before it; adds its axes to `sizes`."""
+        tensor.check(array)
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{tensor}: got an array that is not C-contiguous; use numpy.ascontiguousarray")
+        for axis, size in zip(tensor.shape, array.shape, strict=True):
+            if isinstance(axis, str) and sizes.setdefault(axis, size) != size:
+                raise ValueError(
+                    f"stage {self.stage.name}: {tensor}: axis {axis} is {size} here, but {sizes[axis]} in another "
+                    "input or in the state"
+                )
+
+    def _check_target(self, name: str, array: Array, sizes: Mapping[str, int]) -> None:
+        """Raises ValueError unless the output `name` can be written into `array`."""
+        if name not in self._outputs:
+            raise ValueError(f"stage {self.stage.name} gives {sorted(self._outputs)}, got `into` for {name}")
+        tensor = self._outputs[name]
+        tensor.check(array)
+        if array.shape != tensor.sized(sizes):
+            raise ValueError(f"{tensor}: wanted shape {list(tensor.sized(sizes))} in `into`, got {list(array.shape)}")
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError(f"{tensor}: the array in `into` must be C-contiguous and writeable")
+
+
+class OrtState(Mapping[str, Array]):
+    """A State of an OrtSession: one side of a stream's buffers."""
+
+    def __init__(self, stream: "_Stream", side: int = 0) -> None:
+        self._stream, self._side, self._spent = stream, side, False
+
+    def __getitem__(self, name: str) -> Array:
+        self._check()
+        return self._stream.sides[self._side][name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stream.sides[0])
+
+    def __len__(self) -> int:
+        return len(self._stream.sides[0])
+
+    def copy(self) -> "OrtState":
+        """See `State.copy`."""
+        arrays = {name: array.copy() for name, array in self.items()}
+        return OrtState(_Stream(self._stream.session, arrays, self._stream.constants))
+
+    def row(self, index: int, *, fresh: bool = False) -> "OrtState":
+        """See `State.row`."""
+        session, arrays = self._stream.session, {}
+        for t in session.stage.state:
+            if t.shape[:1] != (ROWS,):
+                raise ValueError(f"stage {session.stage.name}: {t}: its first axis is not {ROWS}, so it has no rows")
+            view = self[t.name][index : index + 1]
+            arrays[t.name] = view if t.shared else np.zeros_like(view) if fresh else view.copy()
+        by_row = {t.name for t in session.stage.inputs if t.shape[:1] == (ROWS,)}
+        constants = {
+            name: array[index : index + 1] if name in by_row else array
+            for name, array in self._stream.constants.items()
+        }
+        return OrtState(_Stream(session, arrays, constants))
+
+    def put(self, index: int, row: "OrtState") -> None:
+        """See `State.put`."""
+        for t in self._stream.session.stage.state:
+            if not t.shared:
+                self[t.name][index] = row[t.name][0]
+
+    def bound(self, session: OrtSession) -> tuple[ort.IOBinding, dict[str, int], frozenset[str]]:
+        """For a call of `session`: the binding with this state's buffers and constants bound, the sizes of their axes,
+        and the names of the constants."""
+        self._check()
+        stream = self._stream
+        return stream.binding(session, self._side), dict(stream.sizes), frozenset(stream.constants)
+
+    def successor(self) -> "OrtState":
+        """The state after a call, which is the other side of the buffers; this one is spent."""
+        self._spent = True
+        return OrtState(self._stream, 1 - self._side)
+
+    def _check(self) -> None:
+        if self._spent:
+            raise ValueError("this state was already consumed by a call; keep a state.copy() to continue from it twice")
+
+
+class _Stream:
+    """The memory of one stream and its bindings to the session that runs it."""
+
+    def __init__(self, session: OrtSession, arrays: Mapping[str, Array], constants: Mapping[str, Array]) -> None:
+        tensors = session.stage.state
+        front = {t.name: _bound(arrays[t.name]) for t in tensors}
+        back = {t.name: front[t.name] if t.shared else _bound(np.zeros_like(arrays[t.name])) for t in tensors}
+        self.session, self.constants, self.sides = session, constants, (front, back)
+        inputs = {t.name: t for t in session.stage.inputs}
+        shaped = [(t, arrays[t.name]) for t in tensors] + [(inputs[n], array) for n, array in constants.items()]
+        self.sizes = {
+            axis: size
+            for tensor, array in shaped
+            for axis, size in zip(tensor.shape, array.shape, strict=True)
+            if isinstance(axis, str)
+        }
+        self._bindings: tuple[OrtSession, ort.IOBinding, ort.IOBinding] | None = None  # of a step from either side
+
+    def binding(self, session: OrtSession, side: int) -> ort.IOBinding:
+        if not self.constants and not self.sides[0]:
+            return session.binding()  # nothing stays bound, so every call has its own
+        if self._bindings is None or self._bindings[0] is not session:
+            front, back = self.sides
+            self._bindings = (session, self._bind(session, front, back), self._bind(session, back, front))
+        return self._bindings[1 + side]
+
+    def _bind(self, session: OrtSession, old: Mapping[str, _Bound], new: Mapping[str, _Bound]) -> ort.IOBinding:
+        binding = session.binding()
+        for name in old:
+            binding.bind_ortvalue_input(name, old[name][1])
+            binding.bind_ortvalue_output(NEXT + name, new[name][1])
+        for name, array in self.constants.items():
+            binding.bind_cpu_input(name, array)
+        return binding
+
+
+def _bound(array: Array) -> _Bound:
+    """The array and an OrtValue over the same memory (onnxruntime copies only when the device is not the CPU)."""
+    return array, ort.OrtValue.ortvalue_from_numpy(array)

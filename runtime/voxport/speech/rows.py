@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from voxport.graphs.ort import Array, Session
+from voxport.graphs.session import Array, Session
 
 PREFILL = 512  # tokens in one call: the mask grows with tokens x context. Several rows go in at once: onnxruntime's
 # attention takes further tokens into a cache from one row only

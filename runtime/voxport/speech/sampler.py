@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 
 Scores = npt.NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from voxport.audio import files as audio
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.manifest import Setting
 
 Settings = dict[str, Setting]

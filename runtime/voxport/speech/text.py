@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Tokens
 
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 
 # Where a sentence ends: after a mark and what closes with it, before white space (none needed in Chinese and Japanese);
 # not after an initial or a title. Where a clause ends, for sentences that are too long.

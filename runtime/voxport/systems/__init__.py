@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.speech.speech import Speech
 
 

@@ -15,8 +15,9 @@ from voxport.audio import files as audio
 from voxport.audio import resample
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array, State
+from voxport.graphs.session import Array, State
 from voxport.systems.llvc.converter import Converter, Mode
+from voxport_parity.reference import taps_of
 from voxport_parity.trace import Golden, Trace
 
 INPUT = "audio.input_16k"
@@ -148,12 +149,12 @@ class _Stages:
         if self.prenet is not None and self.before is not None:
             out, self.before = self.prenet(self.before, audio=samples)
             filtered = out["filtered"]
-            taps |= getattr(self.prenet, "taps", {})
+            taps |= taps_of(self.prenet)
         if self.context:
             self.state["context"][:] = filtered[: self.context]
         chunks = filtered[self.context :].reshape(-1, self.chunk)
         out, self.state = self.convert(self.state, audio=chunks, frames=np.array([frames]))
-        taps |= getattr(self.convert, "taps", {})
+        taps |= taps_of(self.convert)
         return out["converted"].reshape(-1), taps
 
 

@@ -18,13 +18,14 @@ from voxport.audio import files as audio
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.codecs import codec12hz
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.speech.sampler import Sampling
 from voxport.speech.speech import SENTENCE
 from voxport.systems.qwen3tts.lm import Row, Rule
 from voxport.systems.qwen3tts.prompt import Prompt
 from voxport.systems.qwen3tts.request import Request
 from voxport.systems.qwen3tts.speaker import Speaker, stranger
+from voxport_parity.reference import taps_of
 from voxport_parity.trace import Golden, Trace
 
 FILTERED = np.float32(-1e30)  # how the goldens write a score that was taken out
@@ -145,7 +146,7 @@ class _Run:
         embeds, session = self._prompt(None)[0].embeds, bundle.session("talker")
         start, none = session.start(batch=1, capacity=len(embeds) + 1), np.zeros(1, np.int64)
         _, state = session(start, embeds=embeds[None], past=none, pads=none)
-        taps: Mapping[str, Array] = getattr(session, "taps", {})
+        taps: Mapping[str, Array] = taps_of(session)
         made = {f"prefill_hidden.{i}": taps[f"hidden{i}"] for i in range(len(taps)) if f"hidden{i}" in taps}
         for name, array in state.items():
             kind, _, layer = name.partition(".")
@@ -275,7 +276,7 @@ def _reference(bundle: Bundle, golden: Golden) -> Trace:
         session = bundle.session("speaker_encode")
         made["spk.mel"] = mel.T[None]
         made["spk.embedding"] = session(session.start(), mel=mel)[0]["embedding"]
-        made |= getattr(session, "taps", {})
+        made |= taps_of(session)
     if "codec_encode" in bundle.manifest.stages:
         made |= _encoded(bundle, samples, golden)
     return made
@@ -288,7 +289,7 @@ def _encoded(bundle: Bundle, samples: Array, golden: Golden) -> Trace:
     found = analyse(analyse.start(), audio=sound, samples=np.array([len(samples)]))[0]["features"]
     real = np.array([-(-len(samples) * steps // frame)])
     made = {"enc.codes": encode(encode.start(), features=found, steps=real)[0]["codes"]}
-    taps = getattr(analyse, "taps", {}) | getattr(encode, "taps", {})
+    taps = taps_of(analyse) | taps_of(encode)
     return made | {n: v[..., : golden.tensors[n].shape[-1]] for n, v in taps.items() if n in golden.tensors}
 
 
@@ -299,7 +300,7 @@ def _decoded(bundle: Bundle, golden: Golden) -> Trace:
     session = bundle.session("codec_decode")
     decoder = codec12hz.Decoder(session, bundle.manifest.schedule["codes"])
     made: Trace = {"dec.probe_wav": decoder.decode(golden.tensors["dec.probe_codes"][0].T)[None, None]}
-    made |= getattr(session, "taps", {})
+    made |= taps_of(session)
     codes = next(golden.tensors[f"{run}.codes"] for run in MAIN if f"{run}.codes" in golden.tensors)
     made["dec.full_wav"] = decoder.decode(codes)[None, None]
     for name in golden.tensors:

@@ -6,8 +6,9 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.codecs import snac
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.systems.vyvo.speaker import Speaker
+from voxport_parity.reference import taps_of
 from voxport_parity.trace import Trace
 
 
@@ -28,7 +29,7 @@ def encoded(speaker: Speaker, bundle: Bundle, samples: Array) -> Trace:
     whole = np.pad(samples, (0, -len(samples) % unit)).reshape(-1, unit)
     codes, _ = encoder(encoder.start(), audio=whole)
     made = {f"encode.{name.replace('.', '')}": value.reshape(1, -1) for name, value in codes.items()}
-    made |= getattr(encoder, "taps", {})  # of this call
+    made |= taps_of(encoder)  # of this call
     return made | {"encode.interleaved": speaker.tokenize(samples, speaker.sample_rate)}
 
 
@@ -46,7 +47,7 @@ def decoded(bundle: Bundle, speaker: Speaker, tensors: Trace) -> Trace:
     decoder(
         decoder.start(), into=None, codes=codes.reshape(len(codes), units, -1), real=real.reshape(units, -1), **feed
     )
-    return dict(getattr(decoder, "taps", {}))
+    return dict(taps_of(decoder))
 
 
 def audio(speaker: Speaker, tensors: Trace, pieces: np.random.Generator | None = None) -> Iterator[tuple[str, Array]]:

@@ -15,13 +15,14 @@ from voxport import bounds, draws
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.codecs import snac
-from voxport.graphs.ort import Array, State
+from voxport.graphs.session import Array, State
 from voxport.speech.sampler import Sampling
 from voxport.speech.speech import recording
 from voxport.speech.text import left_padded
 from voxport.systems.vyvo.format import Voice
 from voxport.systems.vyvo.lm import Grammar
 from voxport.systems.vyvo.speaker import Speaker
+from voxport_parity.reference import taps_of
 from voxport_parity.systems.vyvo import codec as vyvo_codec
 from voxport_parity.systems.vyvo import live as vyvo_live
 from voxport_parity.trace import Golden, Trace
@@ -253,7 +254,7 @@ def _calls(speaker: Speaker, bundle: Bundle, prompt: list[int]) -> Trace:
     _, before = lm(state.copy(), tokens=np.array([prompt[:-1]]), past=none, pads=none)
     for call, ids, past in (("prefill", prompt, 0), ("step1", [first], len(prompt))):
         out, state = lm(state, tokens=np.array([ids]), past=np.array([past]), pads=none)
-        made |= {f"{call}.{name}": value for name, value in getattr(lm, "taps", {}).items()}
+        made |= {f"{call}.{name}": value for name, value in taps_of(lm).items()}
         if call == "prefill":
             made["prefill.logits_last"] = speaker.model.logits("head", out["hidden"])
         made |= _caches(call, state, before, past + len(ids))

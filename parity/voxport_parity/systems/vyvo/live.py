@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport_parity.systems.vyvo import codec as vyvo_codec
 from voxport_parity.trace import Golden, Trace
 

@@ -18,7 +18,7 @@ import numpy as np
 from voxport import draws
 from voxport.audio.resample import Resampler
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array, Session, State
+from voxport.graphs.session import Array, Session, State
 
 Mode = Literal["exact", "upstream", "offline"]
 

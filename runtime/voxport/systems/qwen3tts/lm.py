@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array, Session
+from voxport.graphs.session import Array, Session
 from voxport.speech.rows import Rows, Stopwatch
 from voxport.speech.sampler import Sampling
 from voxport.speech.speech import END, LIMIT, Settings

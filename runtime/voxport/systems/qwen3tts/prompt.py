@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 
 AUTO = "auto"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.codecs.codec12hz import PIECE
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.manifest import Setting
 from voxport.speech.speech import Settings, settings
 from voxport.systems.qwen3tts.lm import Rule

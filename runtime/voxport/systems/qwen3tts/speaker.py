@@ -25,7 +25,7 @@ import numpy as np
 from voxport import draws
 from voxport.bundle import Bundle
 from voxport.codecs.codec12hz import PIECE, Decoder, after_reference
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.manifest import Setting
 from voxport.speech.chunks import growing
 from voxport.speech.speech import CONTEXT, END, LIMIT, RUNAWAY, SENTENCE, Speech

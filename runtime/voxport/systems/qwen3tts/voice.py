@@ -7,7 +7,7 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.codecs import codec12hz
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.speech.speech import load_voice, recording, save_voice
 
 MOST_SECONDS = 120  # of a reference: the codec encoder's memory grows with its square (290 MB of scores for these)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.speech.speech import load_voice, save_voice
 from voxport.systems.vyvo.lm import Grammar
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from voxport.bundle import Bundle
-from voxport.graphs.ort import Array, Session
+from voxport.graphs.session import Array, Session
 from voxport.speech.rows import Rows, Stopwatch
 from voxport.speech.sampler import Sampling
 from voxport.speech.text import left_padded

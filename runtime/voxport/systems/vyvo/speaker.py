@@ -27,7 +27,7 @@ import soxr
 from voxport import draws
 from voxport.bundle import Bundle
 from voxport.codecs import snac
-from voxport.graphs.ort import Array
+from voxport.graphs.session import Array
 from voxport.manifest import Setting
 from voxport.speech.chunks import growing
 from voxport.speech.sampler import Sampling
