@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 import voxport
 from voxport.bundle import Bundle, record, writing
-from voxport.manifest import FORMAT, Fidelity, Manifest, Setting, Source, StageRecord
+from voxport.manifest import FORMAT, MANIFEST, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
+from voxport.recipe import Recipe, Rule
 from voxport_exporters.checkpoints import lockfile
 from voxport_exporters.checkpoints.weights import deferring
 from voxport_exporters.graphs import caches, nbits
@@ -24,7 +25,6 @@ from voxport_exporters.graphs import int8 as quantize
 from voxport_exporters.graphs import tables as lookup
 from voxport_exporters.graphs.part import Part, check, export
 from voxport_exporters.graphs.store import Array, Store, Written
-from voxport_exporters.recipe import Recipe, Rule
 
 # A quantized layer below these fails the gate (`--gate`), or is warned about.
 LEAST_DB = {"int8": 30.0, "int8b": 30.0, "int4": 15.0, "hqq4": 15.0}
@@ -42,7 +42,7 @@ class Job:
     parts: Iterable[Part]
     checkpoint: tuple[Path, ...]  # the files the parts were read from
     root: Path  # names in the manifest are relative to it
-    schedule: dict[str, int] = field(default_factory=dict)
+    section: msgspec.Struct  # of the manifest, as the system's runtime declares it
     tokens: dict[str, int] = field(default_factory=dict)
     sampling: dict[str, Setting] = field(default_factory=dict)
     voices: list[str] = field(default_factory=list)
@@ -58,51 +58,68 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
     warnings: list[str] = []
     with writing(out) as (folder, write), deferring():
         stages, parts, written = {}, {}, Written()
+        kept: list[Rule] = []
         for part in tqdm(job.parts, desc="export", unit="graph", disable=not sys.stderr.isatty(), delay=1):
             parts[part.stage.name] = part
-            stages[part.stage.name] = save(part, folder, recipe, target, warnings, gate, written)
+            stages[part.stage.name] = save(part, folder, recipe, target, warnings, gate, written, kept)
+        for name, source in job.files.items():
+            if isinstance(source, bytes):
+                (folder / name).write_bytes(source)
+            else:
+                shutil.copyfile(source, folder / name)
         manifest = Manifest(
             format=FORMAT,
             system=job.system,
             variant=job.variant,
             sample_rate=job.sample_rate,
             target=target,
-            recipe=recipe.name,
+            recipe=Recipe(recipe.name, [*recipe.rule, *kept]),
             source=_source(job),
             tools={"voxport": voxport.__version__, "python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in TOOLS},
             stages=stages,
-            files={},
-            schedule=job.schedule,
+            files=_records(folder),
+            section=msgspec.to_builtins(job.section),
             tokens=job.tokens,
             sampling=job.sampling,
             voices=job.voices,
             fidelity=job.fidelity(parts, folder) if job.fidelity and any(s.int8_ops for s in stages.values()) else None,
         )
         write(manifest)
-        for name, source in job.files.items():
-            if isinstance(source, bytes):
-                (folder / name).write_bytes(source)
-            else:
-                shutil.copyfile(source, folder / name)
+        bundle = Bundle(folder, check=False)
+        bundle.section(type(job.section))  # as strict as the runtime will be
         if job.golden is not None:
             (folder / "golden").mkdir()
-            job.golden(Bundle(folder), folder / "golden")
-        kept = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
-        for file in kept:
-            file.chmod(0o644)  # some writers make private files
-        files = {p.relative_to(folder).as_posix(): record(p) for p in kept}
-        write(msgspec.structs.replace(manifest, files=files))
+            job.golden(bundle, folder / "golden")
+            write(msgspec.structs.replace(manifest, files=manifest.files | _records(folder / "golden", folder)))
     return warnings
 
 
+def _records(folder: Path, root: Path | None = None) -> dict[str, FileRecord]:
+    """Every file below `folder`, by its name relative to `root` (default: `folder`)."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    for file in files:
+        file.chmod(0o644)  # some writers make private files
+    return {p.relative_to(root or folder).as_posix(): record(p) for p in files}
+
+
 def _source(job: Job) -> Source:
-    files = {_relative(p, job.root): record(p) for p in job.checkpoint}
+    names = source_names(job.checkpoint, job.root)
+    files = {name: record(path) for name, path in names.items()}
     return Source(files=files, repos=lockfile.holding({f.sha256 for f in files.values()}))
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+def source_names(paths: Iterable[Path], root: Path) -> dict[str, Path]:
+    """A name of its own for every file of a checkpoint: relative to `root`, elsewhere with as much of its folder as
+    tells it apart from the others."""
+    names: dict[str, Path] = {}
+    for path in dict.fromkeys(paths):
+        inside = path.is_relative_to(root)
+        parts = path.relative_to(root).parts if inside else path.absolute().parts[1:]
+        shortest = len(parts) if inside else min(2, len(parts))
+        choices = ["/".join(parts[-n:]) for n in range(shortest, len(parts) + 1)]
+        names[next(name for name in choices if name not in names)] = path
+    return names
 
 
 def save(
@@ -113,10 +130,12 @@ def save(
     warnings: list[str],
     gate: bool = False,
     written: Written | None = None,
+    kept: list[Rule] | None = None,
 ) -> StageRecord:
     """Writes `<stage>.onnx` (and its `.onnx.data`) into `folder`; adds to `warnings`.
 
-    `written`: what earlier stages wrote there; their weights are shared, not repeated.
+    `written`: what earlier stages wrote there; their weights are shared, not repeated. `kept`: gets the rules by which
+    `gate` kept weights in fp32.
     """
     name = part.stage.name
     quantize.prepare(part.net, lambda weight: recipe.kind(name, weight) == "int8")
@@ -141,8 +160,10 @@ def save(
         kinds = "+".join(sorted({r.kind for r in chosen.values()}))
         warnings += [f"stage {name}, {kinds}: {why}" + ("; kept fp32" if gate else "") for why in failed]
         if failed and gate:
-            kept = [Rule("fp32", stage=name, weights=weight) for weight in rules]
-            return save(part, folder, Recipe(recipe.name, [*recipe.rule, *kept]), target, warnings, gate, written)
+            fp32 = [Rule("fp32", stage=name, weights=weight) for weight in rules]
+            if kept is not None:
+                kept += fp32
+            return save(part, folder, Recipe(recipe.name, [*recipe.rule, *fp32]), target, warnings, gate, written)
     _rewrite(model, {x.weight: rule for x, rule in chosen.items()}, target, store)
     lookup.rows(model, tables, store)
     states = [s for s in caches.of(model, part.stage) if recipe.kind(name, s) == caches.KIND]
@@ -156,6 +177,7 @@ def save(
         weight_bytes=sum(reads[i.name] * _bytes(i) for i in model.graph.initializer if i.name not in looked_up),
         flops=flops[""] - eight,
         int8_ops=eight,
+        axes=dict(part.axes),
         error_db=error if chosen else None,
         speed_up=speed if chosen else None,
     )

@@ -1,65 +1,22 @@
-"""Recipe: which weights are stored at which precision. A named one is applied exactly as written."""
+"""Recipes by name: a system's own, or a TOML file of rules."""
 
-import fnmatch
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-Kind = Literal["fp32", "int8", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
-
-BLOCKS = (16, 32, 64, 128, 256)  # that onnxruntime's kernel takes
+from voxport.recipe import Recipe
 
 
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Weights of `stage` whose name matches `weights` (patterns as in file names) become `kind`."""
-
-    kind: Kind
-    stage: str = "*"
-    weights: str = "*"
-    block: int = 128  # inputs that share a scale: int8b, int4, hqq4
-
-    def __post_init__(self) -> None:
-        if self.block not in BLOCKS:
-            raise ValueError(f"block {self.block}: wanted one of {', '.join(map(str, BLOCKS))}")
-
-
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Rules in order; of those that match a weight the last one counts. No match: fp32.
-
-    int8: weights per output channel, symmetric; activations per tensor, measured at run time.
-    int8b, int4, hqq4: weights per block of inputs, with zero points (nbits.py); rounded to nearest, or by `hqq`.
-    int8row, fp16row: a table whose rows are looked up, as int8 with one scale per row or as fp16. The other kinds leave
-    such tables alone.
-    int8cache: for the states `keys.*` and `values.*` of an attention (caches.py); again its own kind only.
-    """
-
-    name: str
-    rule: list[Rule] = []
-
-    def of(self, stage: str, weight: str) -> Rule:
-        """The rule that counts for this weight."""
-        fits = (r for r in self.rule if fnmatch.fnmatch(stage, r.stage) and fnmatch.fnmatch(weight, r.weights))
-        return [Rule("fp32"), *fits][-1]
-
-    def kind(self, stage: str, weight: str) -> Kind:
-        return self.of(stage, weight).kind
-
-    def then(self, other: "Recipe") -> "Recipe":
-        """This one's rules, then those of `other`, which count where both match."""
-        return Recipe(f"{self.name}+{other.name}", [*self.rule, *other.rule])
-
-    @classmethod
-    def named(cls, name: str, known: Mapping[str, "Recipe"]) -> "Recipe":
-        """One of the system's own recipes, or a TOML file. ValueError lists the names, or says what the file lacks."""
-        if name in known:
-            return known[name]
-        path = Path(name)
-        if not path.is_file():
-            raise ValueError(f"recipe {name!r}: wanted {', '.join(known)} or a TOML file")
-        try:
-            return msgspec.convert({"name": path.stem} | tomllib.loads(path.read_text()), cls)
-        except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: {error}") from None
+def named(name: str, known: Mapping[str, Recipe]) -> Recipe:
+    """One of the system's own recipes, or a TOML file. ValueError lists the names, or says what the file lacks."""
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"recipe {name!r}: wanted {', '.join(known)} or a TOML file")
+    try:
+        return msgspec.convert({"name": path.stem} | tomllib.loads(path.read_text()), Recipe)
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None

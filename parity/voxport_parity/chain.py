@@ -14,9 +14,10 @@ from typing import Any
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.ort import OPTIONS, OrtSession
+from voxport.recipe import Recipe
 from voxport_exporters import systems as exporters
 from voxport_exporters.pack import Job, pack
-from voxport_exporters.recipe import Recipe
+from voxport_exporters.recipe import named
 from voxport_parity.compare import Diff, compare
 from voxport_parity.reference import TorchBundle, quantized
 from voxport_parity.systems import SYSTEMS, Feeds
@@ -51,14 +52,16 @@ def chain(
 
     with tempfile.TemporaryDirectory(prefix="voxport-parity-") as scratch:
         given = None if bundle is None else Bundle(bundle)
-        name = recipe or (given.manifest.recipe if given else "fp32")
-        whole, _, codec = name.partition("+codec-")
-        rounding = Recipe.named(whole, exporter.recipes)
-        if codec:
-            rounding = rounding.then(Recipe.named(codec, exporter.codec_recipes))
-        if given is not None and given.manifest.recipe != rounding.name:
-            raise ValueError(f"{bundle}: was exported with recipe {given.manifest.recipe}, not {rounding.name}")
-        if given is not None and given.manifest.recipe == "fp32":
+        rounding = FP32 if given is None else given.manifest.recipe  # its rules as applied
+        if recipe is not None:
+            whole, _, codec = recipe.partition("+codec-")
+            asked = named(whole, exporter.recipes)
+            if codec:
+                asked = asked.then(named(codec, exporter.codec_recipes))
+            if given is not None and asked.name != rounding.name:
+                raise ValueError(f"{bundle}: was exported with recipe {rounding.name}, not {asked.name}")
+            rounding = asked if given is None else rounding
+        if given is not None and rounding.name == "fp32":
             fp32 = given
         else:
             pack(job(), Path(scratch) / "fp32", FP32, target)

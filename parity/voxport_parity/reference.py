@@ -13,12 +13,12 @@ from torch.overrides import TorchFunctionMode
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array, Session, State
 from voxport.graphs.stage import Stage
+from voxport.recipe import Recipe, Rule
 from voxport_exporters.graphs import caches, nbits
 from voxport_exporters.graphs import int8 as quantize
 from voxport_exporters.graphs import tables as lookup
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.nets.taps import tapped
-from voxport_exporters.recipe import Recipe, Rule
 
 
 class TorchState(dict[str, Array]):

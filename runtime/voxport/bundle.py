@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,6 +17,9 @@ from voxport.graphs.session import Session
 from voxport.manifest import FORMAT, MANIFEST, FileRecord, Manifest
 
 Sessions = Callable[[Path, int], Session]  # (file of a graph, threads) -> what runs it
+Section = TypeVar("Section", bound=msgspec.Struct)
+
+LISTED = ("**/*.onnx", "**/*.data", "tokenizer.json", "golden/*")  # no file of these may be in a bundle unlisted
 
 
 class Bundle:
@@ -25,7 +29,8 @@ class Bundle:
         """`check`: compare every file's size and sha256 with the manifest; `sessions`: what runs the graphs."""
         self._sessions = sessions
         self.path = Path(path)
-        self.manifest = _manifest(self.path)
+        self.manifest = read_manifest(self.path)
+        _check_listing(self.path, self.manifest)
         if check:
             for name, record in self.manifest.files.items():
                 _check(self.path / name, record)
@@ -33,13 +38,21 @@ class Bundle:
     def session(self, stage: str, threads: int = 1) -> Session:
         return self._sessions(self.path / f"{stage}.onnx", threads)
 
+    def section(self, kind: type[Section]) -> Section:
+        """The system's own section of the manifest. ValueError when it is not of this kind."""
+        try:
+            return msgspec.convert(self.manifest.section, kind)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{self.path / MANIFEST}: section: {error}; export the bundle again") from None
+
     @property
     def bytes(self) -> int:
         """Size on disk without the manifest."""
         return sum(record.bytes for record in self.manifest.files.values())
 
 
-def _manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at `path`, none of whose other files is looked at. Errors as opening it."""
     file = path / MANIFEST
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such bundle folder; make one with `voxport export`")
@@ -59,9 +72,33 @@ def _manifest(path: Path) -> Manifest:
     return manifest
 
 
+def _check_listing(path: Path, manifest: Manifest) -> None:
+    """Raises ValueError or FileNotFoundError unless the files that matter are those the manifest lists.
+
+    Every stage has its graph, no listed name leaves the folder, none is missing, and no graph, data file, tokenizer or
+    golden lies there unlisted. Enrolled voices, for instance, may.
+    """
+    for name in manifest.files:
+        if not _inside(name):
+            raise ValueError(f"{path / MANIFEST}: {name!r} leaves the bundle's folder; export the bundle again")
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path / name}: missing from the bundle; copy or export it again")
+    for stage in manifest.stages:
+        if f"{stage}.onnx" not in manifest.files:
+            raise ValueError(f"{path / MANIFEST}: does not list {stage}.onnx; export the bundle again")
+    for pattern in LISTED:
+        for file in sorted(path.glob(pattern)):
+            if file.relative_to(path).as_posix() not in manifest.files:
+                raise ValueError(f"{file}: {MANIFEST} does not list it; remove it or export the bundle again")
+
+
+def _inside(name: str) -> bool:
+    """Whether a file name of the manifest, with forward slashes, stays inside the folder on every system."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts)
+
+
 def _check(file: Path, want: FileRecord) -> None:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: missing from the bundle; copy or export it again")
     got = record(file)
     if got != want:
         what = (

@@ -1,20 +1,24 @@
 """manifest.json: everything about a bundle that its graphs do not say themselves."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
-FORMAT = 1
+from voxport.recipe import Recipe
+
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 Setting = bool | int | float | str
+StageName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.]+\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file must be."""
+    """Content and size of a file."""
 
     sha256: str
-    bytes: int
+    bytes: Count
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,14 +31,15 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What export measured of one stage.
 
-    Costs are those of one step of the schedule (llvc: one chunk): bytes of weights read, floating-point and 8-bit
-    operations. `error_db`: lowest signal-to-noise ratio of a quantized layer against fp32; `speed_up`: of its most
-    expensive layer. Both are null where nothing is quantized.
+    Costs are those of one call with the free axes of the graph at the sizes in `axes` (llvc: one chunk): bytes of
+    weights read, floating-point and 8-bit operations. `error_db`: lowest signal-to-noise ratio of a quantized layer
+    against fp32; `speed_up`: of its most expensive layer. Both are null where nothing is quantized.
     """
 
-    weight_bytes: int
-    flops: int
-    int8_ops: int
+    weight_bytes: Count
+    flops: Count
+    int8_ops: Count
+    axes: dict[str, Annotated[int, msgspec.Meta(ge=1)]]
     error_db: float | None = None
     speed_up: float | None = None
 
@@ -51,7 +56,9 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything about a bundle that its graphs do not say themselves.
 
-    `sampling`: every setting of `say` by name with its default; `voices`: names the checkpoint is known to speak as.
+    `recipe`: its rules as applied, with what `--gate` kept in fp32 last; `section`: what only this system needs, for
+    `Bundle.section` to decode; `sampling`: every setting of `say` by name with its default; `voices`: names the
+    checkpoint is known to speak as.
     """
 
     format: int
@@ -59,12 +66,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variant: str
     sample_rate: Annotated[int, msgspec.Meta(ge=1)]
     target: str
-    recipe: str
+    recipe: Recipe
     source: Source
     tools: dict[str, str]
-    stages: dict[str, StageRecord]
+    stages: dict[StageName, StageRecord]
     files: dict[str, FileRecord]
-    schedule: dict[str, int] = {}
+    section: dict[str, Any]
     tokens: dict[str, int] = {}
     sampling: dict[str, Setting] = {}
     voices: list[str] = []

@@ -9,10 +9,10 @@ import torch
 
 from voxport.graphs.ort import OrtSession, OrtState
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.recipe import Recipe, Rule
 from voxport_exporters.graphs import caches
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import save
-from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
 from voxport_exporters.systems.vyvo import job as vyvo
 

@@ -21,6 +21,7 @@ from voxport.audio import files as audio
 from voxport.codecs.codec12hz import Decoder, Encoder, SpeakerEncoder, after_reference, reference, speaker_mel
 from voxport.graphs.ort import OrtSession
 from voxport.manifest import StageRecord
+from voxport.recipe import Recipe, Rule
 from voxport_exporters import pack
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz import decoder as nets
@@ -32,7 +33,6 @@ from voxport_exporters.graphs import int8 as quantize
 from voxport_exporters.graphs.part import Part, export
 from voxport_exporters.nets import ops
 from voxport_exporters.nets.taps import tapped
-from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
 from voxport_exporters.systems.qwen3tts import xvector as speaker
 from voxport_exporters.systems.qwen3tts.stages import speaker_part, speaker_stage

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from voxport.graphs.ort import OrtSession, OrtState
+from voxport.recipe import Recipe
 from voxport_exporters.checkpoints.weights import Weights, deferring
 from voxport_exporters.graphs.fidelity import fidelity
 from voxport_exporters.graphs.part import TARGETS, Part
@@ -19,7 +20,6 @@ from voxport_exporters.nets.decoder import Head, LanguageModel, state_of
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.taps import tapped
 from voxport_exporters.pack import save
-from voxport_exporters.recipe import Recipe
 from voxport_exporters.systems.vyvo import job as vyvo
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/vyvo"

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 
 from voxport.bundle import Bundle, record, writing
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.recipe import Recipe, Rule
+from voxport.systems.llvc.section import Section
 from voxport_exporters import pack as packing
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.pack import Job, pack
-from voxport_exporters.recipe import Recipe, Rule
+from voxport_exporters.pack import Job, pack, source_names
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -56,7 +58,7 @@ def job(tmp_path: Path) -> Job:
     source.write_bytes(b"1")
     stage = Stage("convert", (TensorSpec("x", "float32", ("rows", 64)),), (TensorSpec("y", "float32", ("rows", 64)),))
     parts = [Part(stage, Net(), {"rows": 1})]
-    return Job("llvc", "tiny", 16000, parts, (source,), tmp_path, schedule={"hop": 1})
+    return Job("llvc", "tiny", 16000, parts, (source,), tmp_path, section=Section(hop=1))
 
 
 def test_a_bundle_records_every_file_it_holds(tmp_path: Path) -> None:
@@ -65,8 +67,29 @@ def test_a_bundle_records_every_file_it_holds(tmp_path: Path) -> None:
     assert manifest.files.keys() == contents(tmp_path / "b").keys() - {"manifest.json"}
     assert manifest.source.files == {"weights.bin": record(tmp_path / "weights.bin")}
     assert manifest.tools["torch"] == torch.__version__
+    assert manifest.stages["convert"].axes == {"rows": 1}
     graph = onnx.load(tmp_path / "b" / "convert.onnx", load_external_data=False)
     assert {p.key: p.value for p in graph.metadata_props}["voxport.recipe"] == "fp32"
+
+
+def test_source_files_keep_names_of_their_own(tmp_path: Path) -> None:
+    root, codec, other = tmp_path / "lm", tmp_path / "a" / "snac", tmp_path / "b" / "snac"
+    inside, outside, third = (folder / "config.json" for folder in (root, codec, other))
+    nested = root / "codec" / "config.json"
+    names = source_names((inside, nested, outside, third, inside), root)
+    assert names == {
+        "config.json": inside,
+        "codec/config.json": nested,
+        "snac/config.json": outside,
+        "b/snac/config.json": third,
+    }
+
+
+def test_a_section_is_checked_at_export_as_strictly_as_at_open(tmp_path: Path) -> None:
+    wrong = replace(job(tmp_path), section=Section(hop=0))
+    with pytest.raises(ValueError, match=r"section: Expected `int` >= 1 - at `\$\.hop`"):
+        pack(wrong, tmp_path / "b", Recipe("fp32"), "cpu")
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_gate_keeps_a_stage_fp32_that_fails_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +100,10 @@ def test_the_gate_keeps_a_stage_fp32_that_fails_and_says_so(tmp_path: Path, monk
         assert "stage convert, int8: " in warning
         assert "of fp32" in warning
         assert warning.endswith("; kept fp32") is gate
-        stage = Bundle(tmp_path / "b").manifest.stages["convert"]
+        manifest = Bundle(tmp_path / "b").manifest
+        kept = [Rule("fp32", stage="convert", weights="layer.weight")] if gate else []
+        assert manifest.recipe == Recipe("int8", [Rule("int8"), *kept])  # as applied
+        stage = manifest.stages["convert"]
         assert (stage.int8_ops == 0) is gate
         assert (stage.speed_up is None) is gate
 

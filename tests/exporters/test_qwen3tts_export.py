@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from voxport.graphs.ort import OrtSession
 from voxport.manifest import Manifest
 from voxport.speech.sampler import Sampling
+from voxport.systems.qwen3tts.section import Section, SpeakerEncoderSection
 from voxport_exporters.pack import pack
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
 from voxport_exporters.systems.qwen3tts.predictor import drawn
@@ -74,8 +75,9 @@ def test_manifest_says_what_the_prompt_needs() -> None:
     }
     assert custom.tokens["dialect.eric"] == held["codec_language_id"][held["spk_is_dialect"]["eric"]]
     assert custom.tokens["codec.suppressed"] == held["vocab_size"] - 1024
-    assert custom.schedule["instruct"] == base.schedule["instruct"] == 0
-    assert (custom.schedule["books"], custom.schedule["codes"], custom.schedule["frame"]) == (16, 64, 1920)
+    section = Section(books=16, codes=64, frame=1920, least_tokens=2, context=32768, instruct=False)
+    assert custom.section == section
+    assert base.section == msgspec.structs.replace(section, speaker_encoder=SpeakerEncoderSection(24000, 5))
     assert custom.sampling["non_streaming_mode"] is True
     assert base.sampling["non_streaming_mode"] is False
     assert base.sampling["max_new_tokens"] == 8192
@@ -106,7 +108,8 @@ def test_variants_are_told_apart(size: str, kind: str, tmp_path: Path) -> None:
     job = qwen3tts.job(tmp_path, codec=codec)
     assert job.variant == f"{'0.6b' if size == '0b6' else '1.7b'}-{kind.replace('_', '')}"
     hears = {("1b7", "custom_voice"), ("0b6", "voice_design"), ("1b7", "voice_design")}
-    assert job.schedule["instruct"] == int((size, kind) in hears)
+    assert isinstance(job.section, Section)
+    assert job.section.instruct is ((size, kind) in hears)
     with pytest.raises(ValueError, match=f"found {job.variant}"):
         qwen3tts.job(tmp_path, variant="7b-base")
 

@@ -19,6 +19,7 @@ from tests.command import done, refusal, run
 from tests.parity.test_parity_live import nets
 
 from voxport.bundle import Bundle
+from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.speaker import Speaker, stranger
 from voxport_exporters.checkpoints.weights import deferring
 from voxport_exporters.pack import pack
@@ -124,7 +125,8 @@ def test_every_variant_of_any_size_speaks_in_every_mode(kind: str, size: str, tm
     written(tmp_path, kind, **SIZES[size])
     job = qwen3tts.job(tmp_path)
     speaker = Speaker(nets(job, tmp_path), threads=1)
-    books, codes, frame = (job.schedule[name] for name in ("books", "codes", "frame"))
+    assert isinstance(job.section, Section)
+    books, codes, frame = job.section.books, job.section.codes, job.section.frame
     assert (books, codes) == (SIZES[size]["books"], SIZES[size]["codes"])
     said = []
     for mode in modes(kind):
@@ -142,7 +144,7 @@ def test_every_variant_of_any_size_speaks_in_every_mode(kind: str, size: str, tm
                 said.append(str(speech.tokens))
             upstreams = speaker.say(TEXT, **common, **chosen, codec_schedule="upstream").samples()
             assert np.abs(upstreams[-8 * frame :] - samples).max() < 2e-6
-    unheard = kind == "custom_voice" and not job.schedule["instruct"]
+    unheard = kind == "custom_voice" and not job.section.instruct
     assert len(said) - len(set(said)) == 2 * unheard  # said as ryan says it
 
 

@@ -45,7 +45,7 @@ def session(model: onnx.ModelProto, name: str, folder: Path) -> OrtSession:
 
 def codec_of(parts: Iterator[Part], config: SnacConfig, target: str, folder: Path) -> Codec:
     decoder, encoder = (session(export(part, target), part.stage.name, folder) for part in parts)
-    return Codec(decoder, encoder, snac.schedule(config))
+    return Codec(decoder, encoder, snac.section(config))
 
 
 @pytest.fixture(scope="module", params=["cpu", "portable"])
@@ -63,7 +63,7 @@ def codec(exported: tuple[Codec, str, Path]) -> Codec:
 
 def decode_once(part: Part, config: SnacConfig, levels: list[Array], draws: list[Array]) -> Array:
     """The torch net in one step, from the start to past the end."""
-    delay = snac.schedule(config)["codec.delay"]
+    delay = snac.section(config).delay
     columns = len(levels[0]) * config.frame
     past = -(-delay // config.hop // config.unit) * config.unit
     codes = np.stack([np.pad(x.repeat(s), (0, past)) for x, s in zip(levels, config.vq_strides, strict=True)])
@@ -147,7 +147,7 @@ def test_int8_transposed_convolutions_stay_near(
     chosen = {name for name in names if snac.RECIPES["int8"].kind("codec_decode", name) == "int8"}
     assert chosen == {f"blocks.{i}.up.weight" for i in range(4)}
     quantize.int8(model, chosen, target)
-    codec = Codec(session(model, "codec_decode", tmp_path), None, snac.schedule(config))
+    codec = Codec(session(model, "codec_decode", tmp_path), None, snac.section(config))
     audio = codec.decode(levels_of(golden, "greedy"), handed(noise_of(golden, "decode")))
     want = golden["decode.wav"].reshape(-1)
     assert 10 * np.log10(np.mean(want**2) / np.mean((audio - want) ** 2)) > 10

@@ -8,6 +8,7 @@ import pytest
 from tests.command import refusal, run
 
 from voxport.audio.files import File
+from voxport.systems.vyvo.section import Section
 from voxport_exporters.systems.vyvo import job as vyvo
 from voxport_exporters.systems.vyvo import tokens as vyvo_tokens
 
@@ -51,7 +52,8 @@ def test_the_layout_of_the_release_is_found(checkpoint: Path) -> None:
     assert (job.system, job.variant, job.sample_rate) == ("vyvo", "lfm2", 24000)
     assert job.tokens["AUDIO_TOKENS_START"] == 410  # the yaml wins over the table of the family
     assert job.sampling["top_k"] == 50  # transformers' default, as the checkpoint has none
-    assert job.schedule["lm.context"] == 128000
+    assert isinstance(job.section, Section)
+    assert job.section.context == 128000
     assert {p.relative_to(checkpoint).as_posix() for p in job.checkpoint} >= {
         "inference.yaml",
         "lm/model.safetensors",

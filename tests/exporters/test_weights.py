@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from voxport.recipe import Recipe, Rule
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.recipe import Recipe, Rule
+from voxport_exporters.recipe import named
 from voxport_exporters.systems.llvc.job import read_config
 
 T = TypeVar("T")
@@ -210,7 +211,7 @@ def test_any_wrong_value_in_a_config_is_one_line(scratch: Path, llvc_checkpoint:
 def test_a_recipe_file_is_rules_in_order_and_its_name_is_the_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[[rule]]\nkind = "int8"\n[[rule]]\nkind = "fp32"\nstage = "a"\nweights = "out*"\n')
-    recipe = Recipe.named(str(file), {})
+    recipe = named(str(file), {})
     assert recipe == Recipe("mine", [Rule("int8"), Rule("fp32", "a", "out*")])
     assert [recipe.kind(*w) for w in (("a", "in.w"), ("a", "out.w"), ("b", "out.w"))] == ["int8", "fp32", "int8"]
 
@@ -229,7 +230,7 @@ def test_a_recipe_file_is_rules_in_order_and_its_name_is_the_files(tmp_path: Pat
 def test_a_bad_recipe_file_says_where(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(ValueError, match=words) as caught:
-        Recipe.named(str(tmp_path / "bad.toml"), {})
+        named(str(tmp_path / "bad.toml"), {})
     assert str(caught.value).startswith(f"{tmp_path / 'bad.toml'}: ")
 
 
@@ -245,14 +246,14 @@ def test_any_recipe_survives_its_file(scratch: Path, name: str, rules: list[dict
     for rule in rules:
         lines += ["[[rule]]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in rule.items())]
     file.write_text("\n".join(lines))
-    assert Recipe.named(str(file), {}) == msgspec.convert({"name": name, "rule": rules}, Recipe)
+    assert named(str(file), {}) == msgspec.convert({"name": name, "rule": rules}, Recipe)
 
 
 @given(text=st.text(max_size=60))
 def test_no_text_makes_the_recipe_parser_raise_anything_but_its_line(scratch: Path, text: str) -> None:
     file = scratch / "recipe.toml"
     file.write_text(text)
-    said_in_one_line(lambda: Recipe.named(str(file), {}), file)
+    said_in_one_line(lambda: named(str(file), {}), file)
 
 
 def test_folded_weight_norm_is_torchs_own(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from voxport_parity.systems import SYSTEMS as PARITY
 # a system's package, "systems" the table that names them all, "" the floor's own __init__.
 ORDER = {
     "runtime/voxport": (
-        "graphs draws bounds manifest atomic",
+        "graphs draws bounds recipe atomic",
+        "manifest",
         "audio bundle",
         "codecs speech",
         "systems.*",

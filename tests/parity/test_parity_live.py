@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import snac  # type: ignore[import-untyped]
 import torch
@@ -16,6 +17,7 @@ from tests.exporters.test_snac_configs import RELEASED, release
 
 from voxport.bundle import Bundle
 from voxport.manifest import FORMAT, Manifest, Source, StageRecord
+from voxport.recipe import Recipe
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets.decoder_config import Rope
 from voxport_exporters.pack import Job
@@ -72,12 +74,12 @@ def nets(job: Job, folder: Path) -> TorchBundle:
         variant=job.variant,
         sample_rate=job.sample_rate,
         target="cpu",
-        recipe="fp32",
+        recipe=Recipe("fp32"),
         source=Source({}),
         tools={},
-        stages={part.stage.name: StageRecord(0, 0, 0) for part in parts},
+        stages={part.stage.name: StageRecord(0, 0, 0, {}) for part in parts},
         files={},
-        schedule=job.schedule,
+        section=msgspec.to_builtins(job.section),
         tokens=job.tokens,
         sampling=job.sampling,
         voices=job.voices,

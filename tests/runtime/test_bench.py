@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.runtime.test_bundle import edited
 
 from voxport.bench import run as bench
 from voxport.bundle import Bundle
@@ -29,6 +30,8 @@ class Model:
 def test_stages_are_timed_by_name_whatever_the_system(llvc_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("talker", "idle"):
         shutil.copy(llvc_copy / "prenet.onnx", llvc_copy / f"{name}.onnx")
+    copies = ("talker.onnx", "idle.onnx")
+    edited(llvc_copy, lambda m: m["files"].update(dict.fromkeys(copies, m["files"]["prenet.onnx"])))
     monkeypatch.setitem(SYSTEMS, "llvc", lambda bundle, _threads: Model(bundle))
     seen: list[int] = []
     figures = bench._figures

@@ -1,5 +1,6 @@
 """A bundle opens whole or says why not, and proves itself."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.command import done, refusal, run
 import voxport
 from voxport.bundle import Bundle, record
 from voxport.manifest import FORMAT, FileRecord, Manifest, Source, StageRecord
+from voxport.recipe import Recipe, Rule
 
 MANIFEST: dict[str, Any] = msgspec.to_builtins(
     Manifest(
@@ -23,15 +25,24 @@ MANIFEST: dict[str, Any] = msgspec.to_builtins(
         variant="v",
         sample_rate=16000,
         target="cpu",
-        recipe="fp32",
+        recipe=Recipe("int8", [Rule("int8")]),
         source=Source({"G.pth": FileRecord("0", 1)}),
         tools={"torch": "2"},
-        stages={"convert": StageRecord(weight_bytes=1, flops=1, int8_ops=0)},
-        files={},
-        schedule={"hop": 8},
+        stages={"convert": StageRecord(weight_bytes=1, flops=1, int8_ops=0, axes={"chunks": 1})},
+        files={"convert.onnx": FileRecord(hashlib.sha256(b"graph").hexdigest(), 5)},
+        section={"hop": 8},
     )
 )
-FREE = ("files", "repos", "sampling", "schedule", "stages", "tokens", "tools")  # names are the bundle's own there
+FREE = (
+    "axes",
+    "files",
+    "repos",
+    "sampling",
+    "section",
+    "stages",
+    "tokens",
+    "tools",
+)  # names are the bundle's own there
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -60,6 +71,11 @@ def flip(bundle: Path) -> None:
     (bundle / "convert.onnx.data").write_bytes(data)
 
 
+def unlisted(bundle: Path, name: str) -> None:
+    edited(bundle, lambda m: m["files"].pop(name))
+
+
+GOLDEN = "golden/rehearsal.safetensors"
 BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "convert.onnx: corrupted (100 bytes, wanted "),
     "one bit": (flip, "convert.onnx.data: corrupted (sha256 "),
@@ -70,17 +86,54 @@ BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
     "no text": (lambda b: (b / "manifest.json").write_bytes(b"\xff\xfe\x00"), "manifest.json: "),
     "deep": (lambda b: (b / "manifest.json").write_text("[" * 100_000), "manifest.json: "),
     "newer format": (
-        lambda b: edited(b, lambda m: m.update(format=2)),
-        "format 2, this voxport reads format 1; export",
+        lambda b: edited(b, lambda m: m.update(format=3)),
+        "format 3, this voxport reads format 2; export",
     ),
-    "no format": (lambda b: edited(b, lambda m: m.pop("format")), "format None, this voxport reads format 1"),
+    "no format": (lambda b: edited(b, lambda m: m.pop("format")), "format None, this voxport reads format 2"),
     "unknown key": (lambda b: edited(b, lambda m: m.update(colour=1)), "unknown field `colour`; export the bundle"),
     "deep key": (lambda b: edited(b, lambda m: m["source"].update(x=1)), "unknown field `x` - at `$.source`"),
     "missing key": (lambda b: edited(b, lambda m: m.pop("recipe")), "missing required field `recipe`"),
     "wrong type": (lambda b: edited(b, lambda m: m.update(sample_rate="16k")), "got `str` - at `$.sample_rate`"),
     "no rate": (lambda b: edited(b, lambda m: m.update(sample_rate=0)), "`int` >= 1 - at `$.sample_rate`"),
     "unknown system": (lambda b: edited(b, lambda m: m.update(system="sixth")), "system 'sixth' is not one of llvc"),
-    "no hop": (lambda b: edited(b, lambda m: m.update(schedule={})), "manifest.json: lacks 'hop'; export the bundle"),
+    "format 1": (
+        lambda b: edited(b, lambda m: m.update(format=1, schedule=m.pop("section"))),
+        "manifest.json: format 1, this voxport reads format 2; export the bundle again",
+    ),
+    "no hop": (
+        lambda b: edited(b, lambda m: m.update(section={})),
+        "manifest.json: section: Object missing required field `hop`; export the bundle again",
+    ),
+    "hop 0": (
+        lambda b: edited(b, lambda m: m["section"].update(hop=0)),
+        "manifest.json: section: Expected `int` >= 1 - at `$.hop`; export the bundle again",
+    ),
+    "unknown section key": (
+        lambda b: edited(b, lambda m: m["section"].update(hops=1)),
+        "manifest.json: section: Object contains unknown field `hops`; export the bundle again",
+    ),
+    "unknown rule key": (
+        lambda b: edited(b, lambda m: m["recipe"].update(rule=[{"type": "int8"}])),
+        "unknown field `type` - at `$.recipe.rule[0]`",
+    ),
+    "stage name": (
+        lambda b: edited(b, lambda m: m["stages"].update({"a/b": m["stages"].pop("convert")})),
+        "manifest.json: Expected `str` matching regex",
+    ),
+    "stage without graph": (
+        lambda b: edited(b, lambda m: m["stages"].update(other=m["stages"]["convert"])),
+        "manifest.json: does not list other.onnx; export",
+    ),
+    "unlisted graph": (
+        lambda b: (b / "other.onnx").write_bytes(b""),
+        "other.onnx: manifest.json does not list it; remove it",
+    ),
+    "unlisted data": (lambda b: unlisted(b, "convert.onnx.data"), "convert.onnx.data: manifest.json does not list it"),
+    "unlisted golden": (lambda b: unlisted(b, GOLDEN), "rehearsal.safetensors: manifest.json does not list it"),
+    "unlisted tokenizer": (
+        lambda b: (b / "tokenizer.json").write_text("{}"),
+        "tokenizer.json: manifest.json does not list it",
+    ),
 }
 
 
@@ -94,6 +147,16 @@ def test_a_broken_bundle_says_which_file_and_what_to_do(llvc_copy: Path, kind: s
     assert str(caught.value).startswith(str(llvc_copy))
     line = refusal(run("convert", llvc_copy, "-", "-", stdin=bytes(100)))
     assert line == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../bundle/convert.onnx", "/etc/passwd", "a/../../b", "C:/b", "..\\b", ".", "a//b", ""]
+)
+def test_a_listed_file_outside_of_the_folder_is_refused(llvc_copy: Path, name: str) -> None:
+    edited(llvc_copy, lambda m: m["files"].update({name: m["files"]["convert.onnx"]}))
+    for check in (True, False):
+        with pytest.raises(ValueError, match="leaves the bundle's folder; export the bundle again"):
+            Bundle(llvc_copy, check=check)
 
 
 def test_no_check_skips_the_hashes_only(llvc_copy: Path) -> None:
@@ -121,6 +184,7 @@ def opened(folder: Path, raw: bytes) -> Manifest | None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("bundle")
+    (made / "convert.onnx").write_bytes(b"graph")
     assert opened(made, json.dumps(MANIFEST).encode()) is not None
     return made
 

@@ -18,9 +18,9 @@ from tests.command import done, refusal, run
 import voxport
 from voxport.audio.files import pcm16
 from voxport.bundle import Bundle
+from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.converter import Converter
 from voxport_exporters import pack as packing
-from voxport_exporters.recipe import Recipe, Rule
 
 VERBS = {"bench", "convert", "export", "fetch", "info", "lock", "parity", "verify"}
 

@@ -19,7 +19,7 @@ from voxport.audio import files as audio
 from voxport.bundle import Bundle
 from voxport.systems.llvc.converter import OFFLINE_CHUNKS, Converter, Mode
 from voxport_exporters.pack import pack
-from voxport_exporters.recipe import Recipe
+from voxport_exporters.recipe import named
 from voxport_exporters.systems.llvc import job as llvc
 from voxport_parity.chain import chain
 from voxport_parity.trace import Golden
@@ -216,7 +216,7 @@ def test_the_int8_graph_does_the_recipes_arithmetic(target: str, llvc_checkpoint
 def test_a_recipe_file_is_applied_as_written(llvc_checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[[rule]]\nkind = "int8"\nweights = "encoder.0.*"\n')
-    pack(llvc.job(llvc_checkpoint), tmp_path / "b", Recipe.named(str(file), llvc.RECIPES), "cpu")
+    pack(llvc.job(llvc_checkpoint), tmp_path / "b", named(str(file), llvc.RECIPES), "cpu")
     names = {p.stem: p.read_bytes() for p in (tmp_path / "b").glob("*.onnx")}
     assert b"encoder.0.pointwise.weight.int8" in names["convert"]
     assert b"encoder.1.pointwise.weight.int8" not in names["convert"]

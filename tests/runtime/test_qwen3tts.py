@@ -341,7 +341,7 @@ def designed(qwen3tts_bundles: Bundles, tmp_path_factory: pytest.TempPathFactory
     manifest = json.loads((folder / "manifest.json").read_text())
     held = {n: i for n, i in manifest["tokens"].items() if not n.startswith(("speaker.", "dialect."))}
     manifest |= {"tokens": held, "voices": [], "variant": "1.7b-voicedesign"}
-    manifest["schedule"]["instruct"] = 1
+    manifest["section"]["instruct"] = True
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return Speaker(Bundle(folder))
 

@@ -167,7 +167,7 @@ def test_text_that_is_empty_or_does_not_fit_is_refused(vyvo_copy: Path, tmp_path
     for text in ("", " \n"):
         assert "the text is empty" in refusal(run("say", vyvo_copy, text, "-o", tmp_path / "o.wav"))
     manifest = json.loads((vyvo_copy / "manifest.json").read_text())
-    manifest["schedule"]["lm.context"] = 100
+    manifest["section"]["context"] = 100
     (vyvo_copy / "manifest.json").write_text(json.dumps(manifest))
     line = refusal(run("say", vyvo_copy, "Too long. " * 50, "-o", tmp_path / "o.wav"))
     assert "do not fit the context of 100; say the text in several calls" in line

@@ -75,11 +75,11 @@ def _export(
 ) -> None:
     with needs_extra("export", "export"):
         from voxport_exporters.pack import pack
-        from voxport_exporters.recipe import Recipe
+        from voxport_exporters.recipe import named
         from voxport_exporters.systems import OPTIONS, SYSTEMS
 
         exporter = SYSTEMS[system]()
-        rules = Recipe.named(recipe or OPTIONS[system].default_recipe, exporter.recipes)
+        rules = named(recipe or OPTIONS[system].default_recipe, exporter.recipes)
         if codec_recipe:
             rules = rules.then(exporter.codec_recipes[codec_recipe])
         for warning in pack(exporter.job(checkpoint, **options), out, rules, target, gate):

@@ -14,10 +14,10 @@ import torch
 from onnx import TensorProto, helper
 
 from voxport.graphs.stage import CAPACITY, NEXT, Stage
+from voxport.recipe import Kind
 from voxport_exporters.checkpoints.weights import reading
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.graphs.store import Array, Store
-from voxport_exporters.recipe import Kind
 
 KIND: Kind = "int8cache"
 MARGIN = 1.5  # the largest of a thousand tokens over that of the sample's, and some

@@ -13,8 +13,8 @@ from voxport_exporters.systems.qwen3tts import options as qwen3tts
 from voxport_exporters.systems.vyvo import options as vyvo
 
 if TYPE_CHECKING:
+    from voxport.recipe import Recipe
     from voxport_exporters.pack import Job
-    from voxport_exporters.recipe import Recipe
 
 
 @dataclass(frozen=True)

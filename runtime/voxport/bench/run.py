@@ -44,7 +44,7 @@ def bench(path: Path, seconds: float = 10.0, threads: int | None = None, chunk_f
     threads_used = run.pop("threads")
     return run | {
         "bundle_mb": round(bundle.bytes / 1e6, 2),
-        "recipe": bundle.manifest.recipe,
+        "recipe": bundle.manifest.recipe.name,
         "stages": stages,
         "machine": machine | {"threads": threads_used},
     }

@@ -40,7 +40,7 @@ def info(bundle: Path, tensors: bool, as_json: bool, check: bool) -> None:
         click.echo(json.dumps(result | {"graphs": graphs} if tensors else result, indent=2))
         return
     click.echo(f"{manifest.system} ({manifest.variant}), {manifest.sample_rate} Hz, {_size(opened.bytes)}")
-    click.echo(f"recipe {manifest.recipe}, target {manifest.target}, made with {_listed(manifest.tools)}")
+    click.echo(f"recipe {manifest.recipe.name}, target {manifest.target}, made with {_listed(manifest.tools)}")
     source = manifest.source
     where = _listed(source.repos, " at ") if source.repos else "a local checkpoint"
     click.echo(f"from {where}: {', '.join(source.files)}")
@@ -85,11 +85,11 @@ def verify(bundle: Path, threads: int | None, as_json: bool) -> None:
     Example:
       voxport verify BUNDLE --threads 2
     """
-    from voxport.bundle import Bundle
+    from voxport.bundle import read_manifest
     from voxport.verify import BrokenError
     from voxport.verify import verify as run
 
-    Bundle(bundle, check=False)  # no bundle at all is bad input; anything wrong with one is a check that failed
+    read_manifest(bundle)  # no bundle at all is bad input; anything wrong with one is a check that failed
     try:
         rows = run(bundle, threads)
     except BrokenError as error:

@@ -14,10 +14,11 @@ each column is computed once, and the first audio leaves when `delay` samples an
 frame. Streamed audio is offline audio: `decode` is `feed` and `flush`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
+import msgspec
 import numpy as np
 
 from voxport import draws
@@ -47,26 +48,46 @@ def given(arrays: Sequence[Array]) -> Noise:
     return lambda block, frame, n: arrays[block][frame * n : (frame + 1) * n]
 
 
+class SnacSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The codec's part of its system's section of the manifest.
+
+    `delay`: samples by which the decoder's audio trails its codes; `size`: codes of a book; `strides`: latent columns
+    per code of each level, coarse first; `before`, `after`: units of audio around a unit that its codes depend on.
+    """
+
+    delay: Annotated[int, msgspec.Meta(ge=0)]
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    strides: Annotated[list[Annotated[int, msgspec.Meta(ge=1)]], msgspec.Meta(min_length=1)]
+    before: Annotated[int, msgspec.Meta(ge=0)]
+    after: Annotated[int, msgspec.Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        if any(self.strides[0] % stride for stride in self.strides):
+            raise ValueError(f"strides {self.strides}: wanted divisors of the first")
+
+
 class Codec:
     """The codec's graphs and how their codes are ordered."""
 
-    def __init__(self, decoder: Session, encoder: Session | None, schedule: Mapping[str, int]) -> None:
-        """`schedule`: the manifest's. `encoder` may be missing from a bundle that only speaks."""
+    def __init__(self, decoder: Session, encoder: Session | None, section: SnacSection) -> None:
+        """`encoder` may be missing from a bundle that only speaks."""
         self._decoder, self._encoder = decoder, encoder
         inputs = {t.name: t.shape for t in decoder.stage.inputs}
         self.unit = int(inputs["codes"][2])  # latent columns that are decoded together
-        self.strides = [schedule[f"codec.stride.{i}"] for i in range(int(inputs["codes"][0]))]
+        self.strides = section.strides
+        if len(self.strides) != inputs["codes"][0]:
+            raise ValueError(f"strides {self.strides} in the manifest: the decoder has {inputs['codes'][0]} levels")
         self.frame = self.strides[0]  # latent columns in a frame
         self.hop = int(decoder.stage.outputs[0].shape[1]) // self.unit  # samples per latent column
-        self.delay, self.size = schedule["codec.delay"], schedule["codec.codes"]
+        self.delay, self.size = section.delay, section.size
         # per noise block: draws per latent column
         self.rates = [int(shape[1]) // self.unit for name, shape in inputs.items() if name.startswith("noise.")]
-        self._context = schedule["codec.before"], schedule["codec.after"]
+        self._context = section.before, section.after
 
     @classmethod
-    def of(cls, bundle: Bundle, threads: int = 2) -> "Codec":
+    def of(cls, bundle: Bundle, section: SnacSection, threads: int = 2) -> "Codec":
         encoder = bundle.session("codec_encode", threads) if "codec_encode" in bundle.manifest.stages else None
-        return cls(bundle.session("codec_decode", threads), encoder, bundle.manifest.schedule)
+        return cls(bundle.session("codec_decode", threads), encoder, section)
 
     @cached_property
     def order(self) -> list[tuple[int, int]]:

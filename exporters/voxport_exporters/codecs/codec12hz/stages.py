@@ -6,13 +6,13 @@ from typing import Any
 
 from voxport.codecs.codec12hz import PIECE, READ
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.recipe import Kind, Recipe, Rule
 from voxport_exporters.checkpoints import jsonfile
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz.config import DecoderConfig, EncoderConfig
 from voxport_exporters.codecs.codec12hz.decoder import Decoder
 from voxport_exporters.codecs.codec12hz.encoder import Analysis, Encoder
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.recipe import Kind, Recipe, Rule
 
 # Of the codec alone, chosen apart from the language model's. The transformer's few rows per call cost what its weights
 # weigh: by blocks it is as fast, and nearer to float32. The convolution to one channel has nothing to gain.

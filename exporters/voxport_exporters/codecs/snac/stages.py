@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from voxport.codecs.snac import SnacSection
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.recipe import Recipe, Rule
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac.config import DILATIONS, KERNEL, SnacConfig
 from voxport_exporters.codecs.snac.decoder import Decoder
 from voxport_exporters.codecs.snac.encoder import Encoder, encode_unit, reach
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.recipe import Recipe, Rule
 
 RECIPES = {
     "fp32": Recipe("fp32"),
@@ -58,16 +59,11 @@ def parts(weights: Weights, config: SnacConfig, *, noise: bool = True) -> Iterat
     yield encode
 
 
-def schedule(config: SnacConfig) -> dict[str, int]:
-    """What the runtime must know beside the graphs: manifest.schedule."""
+def section(config: SnacConfig) -> SnacSection:
+    """The codec's part of its system's section of the manifest."""
     before, after = reach(config)
-    return {
-        "codec.delay": _state(config)[1],  # samples by which the decoder's audio trails its codes
-        "codec.codes": config.codebook_size,
-        **{f"codec.stride.{i}": stride for i, stride in enumerate(config.vq_strides)},
-        "codec.before": before,  # units of audio around a unit that its codes depend on
-        "codec.after": after,
-    }
+    strides = list(config.vq_strides)
+    return SnacSection(_state(config)[1], config.codebook_size, strides, before, after)
 
 
 def _decode_stage(config: SnacConfig) -> Stage:

@@ -11,11 +11,12 @@ from safetensors.numpy import save_file
 from voxport.audio.files import MAX_RATE
 from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.converter import Converter as Runtime
+from voxport.systems.llvc.section import Section
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import Job
-from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.systems.llvc.config import LlvcConfig
 from voxport_exporters.systems.llvc.net import Converter, PreNet
 
@@ -43,7 +44,7 @@ def job(root: Path, variant: str | None = None, config: Path | None = None, weig
         parts=parts(Weights.open(weights, inside="model"), net),
         checkpoint=(config, weights),
         root=root,
-        schedule={"hop": net.L},
+        section=Section(hop=net.L),
         golden=_golden,
     )
 

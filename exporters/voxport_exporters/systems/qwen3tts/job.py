@@ -13,9 +13,7 @@ What the manifest says, for the runtime:
                dialect.<speaker>: the language id that a speaker's dialect puts in place of Chinese or auto
     sampling   generation_config.json's settings by upstream's names, and upstream's defaults of non_streaming_mode and
                (Base) x_vector_only_mode
-    schedule   books: codes per frame; codes: codes per book (0 .. codes - 1); frame: samples per frame;
-               least_tokens: tokens of the talker before codec.eos may come; context: positions it was trained for;
-               instruct: 1 where an instruct is heard (not by 0.6B CustomVoice, nor by Base)
+    section    what Section of voxport.systems.qwen3tts.section lists
     voices     the speakers' names
 """
 
@@ -25,13 +23,14 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from voxport.bundle import Bundle
+from voxport.recipe import Recipe, Rule
+from voxport.systems.qwen3tts.section import Section, SpeakerEncoderSection
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport_exporters.checkpoints.weights import Weights, weight_map
 from voxport_exporters.codecs.codec12hz import stages as codec12hz
 from voxport_exporters.codecs.codec12hz.config import DecoderConfig
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import Job
-from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.systems.qwen3tts import text as qwen3tts_text
 from voxport_exporters.systems.qwen3tts.config import Held, predictor, read_config, sampling, talker
 from voxport_exporters.systems.qwen3tts.config import variant as variant_of
@@ -108,15 +107,15 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
             *(codec / "config.json", *_files(_weights(codec))),
         ),
         root=folder,
-        schedule={
-            "books": held["num_code_groups"],
-            "codes": held["code_predictor_config"]["vocab_size"],
-            "frame": int(speech["decode_upsample_rate"]),
-            "least_tokens": LEAST_TOKENS,
-            "context": held["max_position_embeddings"],
-            "instruct": int(not base and variant_of(config) != "0.6b-customvoice"),
-        }
-        | ({"reference.mel_frames": SpeakerConfig.of(config["speaker_encoder_config"]).least} if base else {}),
+        section=Section(
+            books=held["num_code_groups"],
+            codes=held["code_predictor_config"]["vocab_size"],
+            frame=int(speech["decode_upsample_rate"]),
+            least_tokens=LEAST_TOKENS,
+            context=held["max_position_embeddings"],
+            instruct=not base and variant_of(config) != "0.6b-customvoice",
+            speaker_encoder=_speaker_encoder(config["speaker_encoder_config"]) if base else None,
+        ),
         tokens=tokens(config),
         sampling=sampling(generation)
         | {"non_streaming_mode": not base}
@@ -125,6 +124,11 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
         files={"tokenizer.json": words},
         golden=_golden,
     )
+
+
+def _speaker_encoder(config: Held) -> SpeakerEncoderSection:
+    net = SpeakerConfig.of(config)
+    return SpeakerEncoderSection(net.sample_rate, net.least)
 
 
 def _golden(bundle: Bundle, folder: Path) -> None:

@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.manifest import Fidelity, Setting
+from voxport.recipe import Recipe, Rule
+from voxport.systems.vyvo.section import Section
 from voxport.systems.vyvo.speaker import Speaker
 from voxport_exporters.checkpoints import jsonfile
 from voxport_exporters.checkpoints.lora import EMBEDDING, HEAD, merge
@@ -28,7 +30,6 @@ from voxport_exporters.graphs.part import Part
 from voxport_exporters.nets.decoder import Head, LanguageModel, state_of
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.pack import Job
-from voxport_exporters.recipe import Recipe, Rule
 from voxport_exporters.systems.vyvo import tokens as vyvo_tokens
 
 POSITIONS = 7  # tokens per frame
@@ -126,8 +127,7 @@ def job(
         parts=all_parts(),
         checkpoint=(lm / "config.json", *weights, *adapter, *beside, words, speech_config, speech_weights),
         root=root,
-        schedule=snac.schedule(speech)
-        | {"lm.context": _context(lm / "config.json", config.family), "reference.seconds": REFERENCE_SECONDS},
+        section=Section(_context(lm / "config.json", config.family), REFERENCE_SECONDS, snac.section(speech)),
         tokens=table,
         sampling=SAMPLING | {"top_k": _top_k(lm / "generation_config.json")},
         voices=VOICES,

@@ -17,6 +17,7 @@ from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array, State
 from voxport.systems.llvc.converter import Converter, Mode
+from voxport.systems.llvc.section import Section
 from voxport_parity.reference import taps_of
 from voxport_parity.trace import Golden, Trace
 
@@ -140,7 +141,7 @@ class _Stages:
         self.before = self.prenet.start() if self.prenet else None
         self.state = self.convert.start()
         self.chunk = int(self.convert.stage.inputs[0].shape[1])
-        self.hop = bundle.manifest.schedule["hop"]
+        self.hop = bundle.section(Section).hop
         self.context = len(self.state["context"]) if "context" in self.state else 0
 
     def run(self, samples: Array, frames: int) -> tuple[Array, Trace]:

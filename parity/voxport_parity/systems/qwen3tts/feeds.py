@@ -24,6 +24,7 @@ from voxport.speech.speech import SENTENCE
 from voxport.systems.qwen3tts.lm import Row, Rule
 from voxport.systems.qwen3tts.prompt import Prompt
 from voxport.systems.qwen3tts.request import Request
+from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.speaker import Speaker, stranger
 from voxport_parity.reference import taps_of
 from voxport_parity.trace import Golden, Trace
@@ -85,7 +86,7 @@ def trace(bundle: Bundle, golden: Golden) -> Trace:
     speaker = Speaker(bundle, threads=1)
     made = _text(speaker, golden) | _reference(bundle, golden) | _decoded(bundle, golden)
     for run in _runs(speaker, golden):
-        made |= run.forced() if bundle.manifest.recipe != "fp32" else run.free()
+        made |= run.forced() if bundle.manifest.recipe.name != "fp32" else run.free()
         made |= run.prefilled(bundle)
     return made
 
@@ -298,7 +299,7 @@ def _decoded(bundle: Bundle, golden: Golden) -> Trace:
     if "dec.probe_codes" not in golden.tensors:
         return Trace()
     session = bundle.session("codec_decode")
-    decoder = codec12hz.Decoder(session, bundle.manifest.schedule["codes"])
+    decoder = codec12hz.Decoder(session, bundle.section(Section).codes)
     made: Trace = {"dec.probe_wav": decoder.decode(golden.tensors["dec.probe_codes"][0].T)[None, None]}
     made |= taps_of(session)
     codes = next(golden.tensors[f"{run}.codes"] for run in MAIN if f"{run}.codes" in golden.tensors)

@@ -21,6 +21,7 @@ from voxport.speech.speech import recording
 from voxport.speech.text import left_padded
 from voxport.systems.vyvo.format import Voice
 from voxport.systems.vyvo.lm import Grammar
+from voxport.systems.vyvo.section import Section
 from voxport.systems.vyvo.speaker import Speaker
 from voxport_parity.reference import taps_of
 from voxport_parity.systems.vyvo import codec as vyvo_codec
@@ -88,7 +89,7 @@ def stage(name: str) -> str:
 
 def without_golden(bundle: Bundle) -> Golden:
     """Inputs for a checkpoint nobody has goldens for: a sentence, eight frames of codes or more, and draws."""
-    ids, codec = bundle.manifest.tokens, snac.Codec.of(bundle)
+    ids, codec = bundle.manifest.tokens, snac.Codec.of(bundle, bundle.section(Section).codec)
     frames = FRAMES * math.lcm(codec.frame, codec.unit) // codec.frame  # whole attention windows
     size, places = codec.size, len(codec.order)
     codes = (draws.uniforms(0, "parity.codes", 0, (frames, places)) * size).astype(np.int64)

@@ -19,6 +19,7 @@ from voxport import draws
 from voxport.audio.resample import Resampler
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array, Session, State
+from voxport.systems.llvc.section import Section
 
 Mode = Literal["exact", "upstream", "offline"]
 
@@ -54,7 +55,7 @@ class Converter:
             raise ValueError(f"chunk factor {chunk_factor}: wanted 1 or more chunks per step")
         self.mode, self.chunk_factor = mode, OFFLINE_CHUNKS if mode == "offline" else chunk_factor
         self.rate = rate or self.sample_rate
-        self._hop = self.bundle.manifest.schedule["hop"]
+        self._hop = self.bundle.section(Section).hop
         shapes = {t.name: t.shape for t in (*self._convert.stage.inputs, *self._convert.stage.state)}
         self._chunk = int(shapes["audio"][1])
         self._context = int(shapes["context"][0]) if "context" in shapes else 0

@@ -17,6 +17,7 @@ from voxport.speech.rows import Rows, Stopwatch
 from voxport.speech.sampler import Sampling
 from voxport.speech.speech import END, LIMIT, Settings
 from voxport.systems.qwen3tts.prompt import Prompt
+from voxport.systems.qwen3tts.section import Section
 
 BEST = Sampling(temperature=1.0, top_k=1, top_p=1.0, repetition_penalty=1.0)  # with a draw of 0
 EVEN = Sampling(temperature=1e9, top_k=0, top_p=1.0, repetition_penalty=1.0)
@@ -101,8 +102,8 @@ class LanguageModel:
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self._talker, self._predictor = (bundle.session(stage, threads) for stage in ("talker", "predictor"))
-        tokens, schedule = bundle.manifest.tokens, bundle.manifest.schedule
-        self.books, self.size, self.end = schedule["books"], schedule["codes"], tokens["codec.eos"]
+        tokens, section = bundle.manifest.tokens, bundle.section(Section)
+        self.books, self.size, self.end = section.books, section.codes, tokens["codec.eos"]
         # ids that may be drawn, ascending, without and with the end
         codes = np.arange(tokens["codec.suppressed"])
         self._spoken, self._all = codes[codes != self.end], np.union1d(codes, [self.end])

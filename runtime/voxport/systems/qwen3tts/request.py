@@ -15,6 +15,7 @@ from voxport.manifest import Setting
 from voxport.speech.speech import Settings, settings
 from voxport.systems.qwen3tts.lm import Rule
 from voxport.systems.qwen3tts.prompt import Prompts
+from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.text import Words
 from voxport.systems.qwen3tts.voice import Listener, Voice
 
@@ -86,8 +87,8 @@ class Requests:
         whole: bool = True,
     ) -> Request:
         """`whole`: the text is all there; if not, it goes in as it comes unless `given` says otherwise."""
-        manifest = self._bundle.manifest
-        defaults = OWN | {"min_new_tokens": manifest.schedule["least_tokens"]} | manifest.sampling
+        manifest, section = self._bundle.manifest, self._bundle.section(Section)
+        defaults = OWN | {"min_new_tokens": section.least_tokens} | manifest.sampling
         chosen = settings(defaults, [], ({} if whole else {"non_streaming_mode": False}) | given)
         for name, least in LEAST.items():
             if not float(chosen[name]) >= least:
@@ -96,7 +97,7 @@ class Requests:
             raise ValueError(f"codec_schedule {chosen['codec_schedule']!r} is not one of exact, upstream")
         speaker = self._speaker(voice, ref_audio, ref_text, bool(chosen.get("x_vector_only_mode")))
         self._prompts.language(language, speaker if isinstance(speaker, str) else None)
-        heard = (instruct or "").strip() and manifest.schedule["instruct"]
+        heard = (instruct or "").strip() and section.instruct
         words = self.words(chosen["parse_special"], chosen["fix_mistral_regex"])
         rule, limited = Rule.of(chosen, greedy), "max_new_tokens" in given
         return Request(chosen, rule, words, speaker, language, instruct if heard and instruct else "", seed, limited)
@@ -149,7 +150,8 @@ class Requests:
                 "this voice was enrolled without a transcript; enroll it again with --ref-text, or "
                 "--set x_vector_only_mode=true"
             )
-        books, size = (self._bundle.manifest.schedule[name] for name in ("books", "codes"))
+        section = self._bundle.section(Section)
+        books, size = section.books, section.codes
         codes = np.zeros((0, books)) if x_vector_only else voice.codes
         in_range = codes.shape[1] == books and ((codes >= 0) & (codes < size)).all()
         if not in_range or not np.isfinite(voice.embedding).all():

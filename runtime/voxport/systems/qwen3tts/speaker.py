@@ -33,6 +33,7 @@ from voxport.speech.text import pieces, weight
 from voxport.systems.qwen3tts.lm import Embeddings, LanguageModel, Row
 from voxport.systems.qwen3tts.prompt import Prompt, Prompts, Reference
 from voxport.systems.qwen3tts.request import Named, Request, Requests
+from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.voice import Listener, Voice
 
 Said = str | Iterable[str]
@@ -176,7 +177,7 @@ class Speaker:
         """(a generation, how many tokens it may make so far and why). ValueError when the context is too short."""
         heard = [weight(text)] if isinstance(text, str) else [0]
         prompt = self.prompt(text if isinstance(text, str) else _weighed(text, heard), plan)
-        context, fed = self.bundle.manifest.schedule["context"], len(prompt.embeds)
+        context, fed = self.bundle.section(Section).context, len(prompt.embeds)
         if context - fed < 2:
             raise ValueError(
                 f"{fed} tokens of text and voice do not fit the context of {context}; say the text in several calls"

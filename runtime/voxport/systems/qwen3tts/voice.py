@@ -9,6 +9,7 @@ from voxport.bundle import Bundle
 from voxport.codecs import codec12hz
 from voxport.graphs.session import Array
 from voxport.speech.speech import load_voice, recording, save_voice
+from voxport.systems.qwen3tts.section import Section
 
 MOST_SECONDS = 120  # of a reference: the codec encoder's memory grows with its square (290 MB of scores for these)
 
@@ -48,10 +49,9 @@ class Listener:
         self._rate = bundle.manifest.sample_rate
         if "codec_encode" in stages:
             self.encoder = codec12hz.Encoder(session("codec_analyse", threads), session("codec_encode", threads))
-        if "speaker_encode" in stages:
-            self.embedder = codec12hz.SpeakerEncoder(
-                session("speaker_encode", threads), bundle.manifest.schedule["reference.mel_frames"]
-            )
+        encoder = bundle.section(Section).speaker_encoder
+        if encoder is not None:
+            self.embedder = codec12hz.SpeakerEncoder(session("speaker_encode", threads), encoder.mel_frames)
 
     def codes(self, samples: Array, rate: int) -> Array:
         """Samples float32 [n] at `rate` Hz -> codes int64 [frames, books]. ValueError: too long, or no encoder."""

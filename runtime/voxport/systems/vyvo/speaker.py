@@ -35,6 +35,7 @@ from voxport.speech.speech import CONTEXT, END, LIMIT, RUNAWAY, SENTENCE, Settin
 from voxport.speech.text import Tokenizer, pieces, weight
 from voxport.systems.vyvo.format import Dialect, Format, Voice
 from voxport.systems.vyvo.lm import Grammar, LanguageModel
+from voxport.systems.vyvo.section import Section
 
 SECONDS = ("fade_out", "runaway_seconds", "runaway_seconds_per_letter")
 LEAST = {"max_new_tokens": 1, "chunk_frames": 1} | dict.fromkeys(("min_audio_frames", "split_letters", *SECONDS), 0)
@@ -68,7 +69,8 @@ class Speaker:
         """`threads`: default all cores up to 4; a step is bound by memory and gains nothing from more."""
         self.bundle = bundle
         threads = threads or min(4, os.cpu_count() or 1)
-        self.codec = snac.Codec.of(bundle, threads)
+        self.section = bundle.section(Section)
+        self.codec = snac.Codec.of(bundle, self.section.codec, threads)
         self.format = Format(bundle.manifest.tokens, len(self.codec.order), self.codec.size)
         self.model = LanguageModel(bundle, threads, self.format.end, self.format.ids["PAD_TOKEN"])
         self._tokenizer = Tokenizer(bundle.path / "tokenizer.json")
@@ -156,12 +158,12 @@ class Speaker:
     def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
         """The voice of a recording (any rate, channels averaged) in which `text` is said.
 
-        ValueError: not audio, silent, longer than the schedule's `reference.seconds`, or no text.
+        ValueError: not audio, silent, longer than the section's `reference_seconds`, or no text.
         """
         if text is None or not text.strip():
             raise ValueError(f"{path}: a cloned voice needs its transcript; give what is said in it with --ref-text")
         samples, rate = recording(path)
-        most, seconds = self.bundle.manifest.schedule["reference.seconds"], len(samples) / rate
+        most, seconds = self.section.reference_seconds, len(samples) / rate
         if seconds > most:
             raise ValueError(f"{path}: {seconds:.1f} s are too long for a reference; cut it to {most} s or less")
         return Voice(text, self._codes(samples, rate))
@@ -238,7 +240,7 @@ class Speaker:
 
     def _fits(self, prompt: Sequence[int]) -> int:
         """Room in the context after the prompt. ValueError when there is none for a frame."""
-        context = self.bundle.manifest.schedule["lm.context"]
+        context = self.section.context
         room = context - len(prompt)
         if room < 2 + self.format.frame:
             raise ValueError(
