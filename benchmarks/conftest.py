@@ -1,6 +1,6 @@
-"""Full-size random checkpoints and their bundles, each made once per run; what a benchmark noted is printed at the end.
+"""Full-size random checkpoints and their bundles, written once per run, and the table that a run ends with.
 
---keep DIR    leave them in DIR, and take what is there; empty it when an exporter or a recipe changed
+--keep DIR    keeps them in DIR and reuses what is there; empty DIR when an exporter or a recipe changed
 """
 
 import shutil
@@ -18,7 +18,7 @@ from voxport_exporters.systems import SYSTEMS
 
 
 class Full:
-    """One variant of a system at its real size: its checkpoint, and its bundles, made when first asked for."""
+    """One variant of a system at its real size: its checkpoint, and its bundles, which are exported on first use."""
 
     def __init__(self, system: str, variant: str, folder: Path) -> None:
         self._system, self._folder, self._name = system, folder, f"{system}-{variant}"
@@ -48,12 +48,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fulls]:
     """(system, variant) -> Full."""
-    kept: Path | None = request.config.getoption("--keep")
-    folder = kept or tmp_path_factory.mktemp("full")
+    keep: Path | None = request.config.getoption("--keep")
+    folder = keep or tmp_path_factory.mktemp("full")
     folder.mkdir(parents=True, exist_ok=True)
     yield lambda system, variant: Full(system, variant, folder)
-    if kept is None:
-        shutil.rmtree(folder)  # gigabytes, of which pytest would keep those of three runs
+    if keep is None:
+        shutil.rmtree(folder)  # gigabytes; pytest would keep those of the last three runs
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def timed(benchmark: BenchmarkFixture) -> Iterator[Timed]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What pytest-benchmark leaves to its JSON."""
-    for made in getattr(getattr(config, "_benchmarksession", None), "benchmarks", ()):
-        noted = "  ".join(f"{name} {value}" for name, value in made.extra_info.items())
-        terminalreporter.write_line(f"{made.group}: {made.name:14} {made.stats.median * 1e3:9.2f} ms  {noted}")
+    """Prints one line per benchmark with its extra figures, which pytest-benchmark writes to its JSON only."""
+    for result in getattr(getattr(config, "_benchmarksession", None), "benchmarks", ()):
+        figures = "  ".join(f"{name} {value}" for name, value in result.extra_info.items())
+        terminalreporter.write_line(f"{result.group}: {result.name:14} {result.stats.median * 1e3:9.2f} ms  {figures}")

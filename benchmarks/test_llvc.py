@@ -68,15 +68,15 @@ def _pytorch(net: LlvcReference, samples: torch.Tensor) -> Callable[[], object]:
 
 def _voxport(bundle: Path, samples: torch.Tensor, factor: int) -> Callable[[], object]:
     stream = Converter(Bundle(bundle)).stream("exact", factor)
-    fed = samples.numpy()
-    stream.feed(fed)
-    return lambda: stream.feed(fed)
+    piece = samples.numpy()
+    stream.feed(piece)
+    return lambda: stream.feed(piece)
 
 
 def test_int8_keeps_40_db_of_fp32(llvc: Full) -> None:
     audio = speech_like(3.0).numpy()
-    want, got = (Converter(Bundle(llvc.bundle(r))).stream("offline").convert(audio) for r in ("fp32", "int8"))
-    snr = 10 * np.log10(np.mean(want**2) / np.mean((got - want) ** 2))
+    expected, actual = (Converter(Bundle(llvc.bundle(r))).stream("offline").convert(audio) for r in ("fp32", "int8"))
+    snr = 10 * np.log10(np.mean(expected**2) / np.mean((actual - expected) ** 2))
     print(f"\nint8 against fp32, offline, 3 s: {snr:.1f} dB")
     assert snr >= 40
 
@@ -86,14 +86,14 @@ def test_exact_streaming_is_offline_at_real_size(factor: int, llvc: Full) -> Non
     converter = Converter(Bundle(llvc.bundle("fp32")))
     audio = speech_like(2.0).numpy()
     whole = len(audio) // 208 * 208 - 208  # the last, partial chunk is padded differently
-    want = converter.stream("offline").convert(audio)[:whole]
-    got = converter.stream("exact", factor).convert(audio)[:whole]
-    worst = np.abs(got - want).max()
+    offline = converter.stream("offline").convert(audio)[:whole]
+    streamed = converter.stream("exact", factor).convert(audio)[:whole]
+    worst = np.abs(streamed - offline).max()
     print(f"\nexact against offline, chunk factor {factor}: {worst:.1e}")
     assert worst <= 1e-5
 
 
-def test_sizes(llvc: Full) -> None:
+def test_bundles_stay_small(llvc: Full) -> None:
     mb = {recipe: Bundle(llvc.bundle(recipe)).bytes / 1e6 for recipe in ("fp32", "int8")}
     print(f"\nbundles: {mb['fp32']:.2f} MB fp32, {mb['int8']:.2f} MB int8")
     assert mb["fp32"] <= 13

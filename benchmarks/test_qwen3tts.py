@@ -2,12 +2,12 @@
 
     python -m pytest benchmarks/test_qwen3tts.py
 
-frame   80 ms of speech: a talker step, the predictor's 15 passes, all 16 codes drawn as upstream draws them.
-        PyTorch is qwen3tts_reference.py, eager, in float32 and in bfloat16 (the faster one where the CPU multiplies
-        it); it leaves out what upstream's `generate()` costs per token, so upstream itself (baselines.py) is slower.
-codec   8 frames of the 12 Hz decoder that go on from those before. Upstream's decoder has no state and would decode
+frame   80 ms of speech: a talker step, the predictor's 15 passes, and all 16 codes drawn as upstream draws them.
+        PyTorch is references/qwen3tts.py, eager, in float32 and in bfloat16 (the faster one where the CPU multiplies
+        it). It leaves out what upstream's `generate()` costs per token, so upstream itself (baselines/) is slower.
+codec   8 frames of the 12 Hz decoder, which continue the ones before. Upstream's decoder has no state and would decode
         25 frames of context each time, so PyTorch is the exporter's own net, eager: float32, and under bf16 autocast.
-Random weights: the times are real, what is said is not.
+The weights are random: the times are real, the speech is noise.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ FIXTURE = Path(__file__).parent.parent / "tests" / "fixtures" / "qwen3tts-custom
 
 @pytest.fixture(scope="module")
 def reference(full: Fulls) -> Callable[[str], Reference]:
-    """Both hold their weights until the module is done: 3.5 GB."""
+    """runner -> its reference. Both keep their weights until the module ends: 3.5 GB."""
     return cache(lambda runner: Reference(full("qwen3tts", VARIANT).checkpoint, PYTORCH[runner]))
 
 
@@ -63,12 +63,14 @@ def test_frame(
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("runner", [*PYTORCH, "fp32", "int8"])
 def test_codec(runner: str, threads: int, full: Fulls, timed: Timed, benchmark: BenchmarkFixture) -> None:
-    made = full("qwen3tts", VARIANT)
+    release = full("qwen3tts", VARIANT)
     codes = np.random.default_rng(0).integers(0, 2048, (GROUP, 16))
     if runner in PYTORCH:
-        run = _pytorch_codec(made.checkpoint, codes, bf16=runner == "pytorch bf16")
+        run = _pytorch_codec(release.checkpoint, codes, bf16=runner == "pytorch bf16")
     else:
-        speaker = voxport.load(made.bundle("int4", "int8" if runner == "int8" else None), threads=threads, check=False)
+        speaker = voxport.load(
+            release.bundle("int4", "int8" if runner == "int8" else None), threads=threads, check=False
+        )
         assert isinstance(speaker, Speaker)
         stream = speaker.codec.stream()
         run = lambda: stream.push(codes)  # noqa: E731
@@ -85,19 +87,19 @@ def _pytorch_frame(net: Reference) -> Step:
 
 def _pytorch_codec(checkpoint: Path, codes: np.ndarray, bf16: bool) -> Step:
     part = next(codec12hz.parts(checkpoint / "speech_tokenizer", encode=False))
-    net, given = part.net.eval(), torch.from_numpy(codes)
+    net, frames = part.net.eval(), torch.from_numpy(codes)
     _, *state = part.feed()
 
     def run() -> None:
         nonlocal state
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            _, *state = net(given, *state)
+            _, *state = net(frames, *state)
 
     return run
 
 
-def test_the_reference_says_what_upstream_said() -> None:
-    """All 16 code streams of upstream's greedy golden, so that what is timed is the model."""
+def test_the_reference_generates_upstreams_codes() -> None:
+    """All 16 code streams equal upstream's greedy golden, so the benchmark times the right model."""
     golden = load_file(FIXTURE / "golden.safetensors")
     prompt, pad = (golden[f"cv_nonstream.{n}"].flatten(0, 1) for n in ("prefill_embeds", "tts_pad_embed"))
     frames = Reference(FIXTURE, torch.float32).frames(prompt, pad[0], least=2, sample=False)

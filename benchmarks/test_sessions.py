@@ -1,10 +1,10 @@
-"""Several sessions in one process must not fight: two stages used in turn, against each of them alone.
+"""Several sessions in one process must not slow each other: two stages in turn, compared with each of them alone.
 
     python -m pytest benchmarks/test_sessions.py
 
-After a run onnxruntime's worker threads spin for a while, on the cores that the next session needs. `penalty_percent`
-is what a step of both, in turn, takes beyond the sum of both alone: as voxport's Session sets it, and as onnxruntime
-comes (docs/performance.md 1.4). Two threads; with one there is nobody to spin.
+After a run, onnxruntime's worker threads spin for a while on the cores that the next session needs. `penalty_percent`
+is the extra time of both in turn over the sum of both alone, with the options of voxport's Session and with
+onnxruntime's defaults (docs/performance.md 1.4). Two threads, because a single thread leaves no worker to spin.
 """
 
 import time
@@ -43,7 +43,7 @@ def test_in_turn(
     sums: list[float] = []
 
     def alone() -> None:
-        """Before every round, so that a machine that changes its pace changes it for both."""
+        """Runs before every round, so that a change of the machine's speed affects both measurements."""
         sums.append(_alone(a) + _alone(b))
         for _ in range(3):
             both()
@@ -62,7 +62,7 @@ def test_in_turn(
 
 
 def _step(session: Session) -> Step:
-    """One call on made-up inputs that every stage can bear: ids and settings of 1, draws and values of a half."""
+    """One call on inputs that every stage accepts: ids and settings are 1, draws and values are 0.5."""
     feed = {t.name: np.full(t.sized(AXES), 0.5 if t.dtype == "float32" else 1, t.dtype) for t in session.stage.inputs}
     free = {axis for t in session.stage.state for axis in t.shape if isinstance(axis, str)}
     state = session.start(**{axis: AXES[axis] for axis in free})
@@ -75,7 +75,7 @@ def _step(session: Session) -> Step:
 
 
 def _alone(step: Step) -> float:
-    """Seconds of a step of a busy session while the other sleeps."""
+    """Seconds of one step of a warm session while the other sleeps."""
     time.sleep(0.5)
     step()
     step()

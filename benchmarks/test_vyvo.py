@@ -3,8 +3,8 @@
     python -m pytest benchmarks/test_vyvo.py
 
 PyTorch computes the logits of the whole vocabulary, as upstream does, in float32 and in bfloat16 (the faster one where
-the CPU multiplies it); voxport those the grammar allows. Neither draws a token from them. 100 to 190 tokens are in the
-cache. Random weights: the times are real, what is said is not. Other runtimes: benchmarks/baselines.py.
+the CPU multiplies it); voxport computes those the grammar allows. Neither draws a token. The cache holds 100 to 190
+tokens. The weights are random: the times are real, the speech is noise. Other runtimes: benchmarks/baselines/.
 """
 
 from pathlib import Path
@@ -27,11 +27,11 @@ PYTORCH = {"pytorch fp32": torch.float32, "pytorch bf16": torch.bfloat16}
 def test_decode_step(
     variant: str, runner: str, threads: int, full: Fulls, timed: Timed, benchmark: BenchmarkFixture
 ) -> None:
-    made = full("vyvo", variant)
+    release = full("vyvo", variant)
     if runner in PYTORCH:
-        run = _pytorch(made.checkpoint, PYTORCH[runner])
+        run = _pytorch(release.checkpoint, PYTORCH[runner])
     else:
-        run = step(made.bundle(runner), threads, ROUNDS + WARM)
+        run = step(release.bundle(runner), threads, ROUNDS + WARM)
     rate = 1 / timed(run, f"vyvo {variant}, one token", runner, threads, ROUNDS, WARM)
     benchmark.extra_info["tokens_per_s"] = round(rate, 1)
     benchmark.extra_info["rtf_of_lm"] = round(NEEDED / rate, 3)

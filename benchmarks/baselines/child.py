@@ -1,10 +1,10 @@
-"""One runner of benchmarks/baselines.py, in a process and often an environment of its own.
+"""One runner of `python -m benchmarks.baselines`, in its own process and often its own environment.
 
-    python baselines_child.py NAME CHECKPOINT PLACE THREADS
+    python child.py NAME CHECKPOINT OUTPUT THREADS
 
-PLACE: the bundle of `voxport`; for others a folder that is theirs, for what they export. Says "ready" on stdout once
-the model is loaded and warm; then every number n on stdin is answered with a JSON list, the seconds of n steps. A step
-is a token after 100 others (VyvoTTS) or a frame of talker and predictor after a sentence (Qwen3-TTS).
+OUTPUT is the bundle for `voxport`, and the folder to export into for the others. The process writes "ready" to stdout
+once the model is loaded and warm. It then answers every number n on stdin with a JSON list of the seconds of n steps.
+A step is a token after 100 others (VyvoTTS) or a frame of talker and predictor after a sentence (Qwen3-TTS).
 """
 
 import json
@@ -18,13 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 
 PROMPT, MOST, WARM = 100, 250, 8
-TOKEN = 64410  # a code, whichever
-SENTENCE = 40  # rows of a prompt of 20 words
+TOKEN = 64410  # any code
+SENTENCE = 40  # rows of a prompt with 20 words
 Rounds = Callable[[int], list[float]]
 
 
 def repeated(step: Callable[[], object]) -> Rounds:
-    """n -> seconds of each of n calls."""
+    """n -> the seconds of each of n calls of `step`."""
 
     def run(n: int) -> list[float]:
         marks = [time.perf_counter()]
@@ -36,13 +36,13 @@ def repeated(step: Callable[[], object]) -> Rounds:
     return run
 
 
-def voxport(checkpoint: Path, place: Path, threads: int) -> Rounds:  # noqa: ARG001 - all runners take the same
+def voxport(checkpoint: Path, output: Path, threads: int) -> Rounds:  # noqa: ARG001 - all runners take the same
     from benchmarks.steps import step
 
-    return repeated(step(place, threads, MOST))
+    return repeated(step(output, threads, MOST))
 
 
-def optimum_onnx(checkpoint: Path, place: Path, threads: int) -> Rounds:
+def optimum_onnx(checkpoint: Path, output: Path, threads: int) -> Rounds:
     """optimum-onnx's own export and model class, float32, all logits."""
     import onnxruntime
     import torch
@@ -50,11 +50,11 @@ def optimum_onnx(checkpoint: Path, place: Path, threads: int) -> Rounds:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    made = place.exists()
-    source = place if made else checkpoint / "lm"
-    model = ORTModelForCausalLM.from_pretrained(source, export=not made, session_options=options)
-    if not made:
-        model.save_pretrained(place)
+    exported = output.exists()
+    source = output if exported else checkpoint / "lm"
+    model = ORTModelForCausalLM.from_pretrained(source, export=not exported, session_options=options)
+    if not exported:
+        model.save_pretrained(output)
     model.embed_size_per_head = model.config.head_dim  # it takes hidden_size / heads, which Qwen3's is not
     past, length = None, 0
 
@@ -69,16 +69,16 @@ def optimum_onnx(checkpoint: Path, place: Path, threads: int) -> Rounds:
     return repeated(lambda: feed(token))
 
 
-def onnxruntime_genai(checkpoint: Path, place: Path, threads: int) -> Rounds:
+def onnxruntime_genai(checkpoint: Path, output: Path, threads: int) -> Rounds:
     """onnxruntime-genai's own builder, int4 (block 32), and its own loop, greedy over all logits."""
     import numpy as np
     import onnxruntime_genai as og  # type: ignore[import-not-found]
 
-    if not place.exists():
+    if not output.exists():
         builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint / "lm")]
-        builder += ["-o", str(place), "-p", "int4", "-e", "cpu", "-c", f"{place}.parts"]
+        builder += ["-o", str(output), "-p", "int4", "-e", "cpu", "-c", f"{output}.parts"]
         subprocess.run(builder, check=True, stdout=subprocess.DEVNULL)
-    config = og.Config(str(place))
+    config = og.Config(str(output))
     config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
     model = og.Model(config)
     params = og.GeneratorParams(model)
@@ -88,7 +88,7 @@ def onnxruntime_genai(checkpoint: Path, place: Path, threads: int) -> Rounds:
     return repeated(generator.generate_next_token)
 
 
-def qwen_tts(checkpoint: Path, place: Path, threads: int, dtype: str = "float32") -> Rounds:  # noqa: ARG001
+def qwen_tts(checkpoint: Path, output: Path, threads: int, dtype: str = "float32") -> Rounds:  # noqa: ARG001
     """Upstream itself, eager PyTorch: the talker's `generate()`, which calls the predictor's once a frame."""
     # Its 25 Hz tokenizer, which nothing here runs, imports these.
     for name in ("sox", "torchaudio", "torchaudio.compliance", "torchaudio.compliance.kaldi"):
@@ -125,18 +125,18 @@ def qwen_tts(checkpoint: Path, place: Path, threads: int, dtype: str = "float32"
             eos_token_id=config["codec_eos_token_id"],
             **settings | {"max_new_tokens": n + 2, "min_new_tokens": n + 2},
         )
-        return [after - before for before, after in pairwise(marks[1:])]  # the first call is the prompt's
+        return [after - before for before, after in pairwise(marks[1:])]  # the first call is the prompt
 
     return run
 
 
-def qwen_tts_bf16(checkpoint: Path, place: Path, threads: int) -> Rounds:
-    return qwen_tts(checkpoint, place, threads, "bfloat16")
+def qwen_tts_bf16(checkpoint: Path, output: Path, threads: int) -> Rounds:
+    return qwen_tts(checkpoint, output, threads, "bfloat16")
 
 
 if __name__ == "__main__":
-    name, checkpoint, place, threads = sys.argv[1:]
-    rounds: Rounds = globals()[name](Path(checkpoint), Path(place), int(threads))
+    name, checkpoint, output, threads = sys.argv[1:]
+    rounds: Rounds = globals()[name](Path(checkpoint), Path(output), int(threads))
     rounds(WARM)
     print("ready", flush=True)
     for line in sys.stdin:

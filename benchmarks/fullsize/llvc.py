@@ -15,8 +15,8 @@ LOUDNESS = 0.2  # rms of the output for speech_like(), well inside tanh's linear
 
 
 def config_text(variant: str) -> str:
-    """The released config.json, cut to what inference needs and what tells the variants apart (facts, section 1)."""
-    return (files("voxport_exporters") / "configs" / f"{variant}.json").read_text()
+    """The keys of the released config.json that inference needs or that differ by variant (docs/systems/llvc.md 1)."""
+    return (files("voxport_exporters.systems.llvc") / "configs" / f"{variant}.json").read_text()
 
 
 def speech_like(seconds: float, seed: int = 0) -> Tensor:
@@ -66,7 +66,7 @@ def _gain(name: str) -> float:
 
 
 def write(folder: Path, variant: str, seed: int) -> None:
-    """models/checkpoints/<variant>/G_500000.pth and experiments/<variant>/config.json (facts, section 1)."""
+    """models/checkpoints/<variant>/G_500000.pth and experiments/<variant>/config.json (docs/systems/llvc.md 1)."""
     text = config_text(variant)
     net = LlvcReference(**json.loads(text)["model_params"])
     randomize(net, seed)

@@ -57,7 +57,7 @@ class MaskNet(nn.Module):
 class LlvcReference(nn.Module):
     """The generator, made from a config's model_params: LlvcReference(**model_params).
 
-    Keys and defaults are upstream's (facts, section 1); label_len is required and ignored there too.
+    Keys and defaults are upstream's (docs/systems/llvc.md 1); label_len is required and ignored there too.
     `front` is the pre-net, `body` everything after it; `forward` is both.
     """
 

@@ -92,7 +92,7 @@ def test_without_lookahead_only_offline_runs(tmp_path: Path) -> None:
 
 
 def test_a_long_file_is_right_to_its_end(llvc_checkpoint: Path, llvc_bundles: Export) -> None:
-    """Upstream-shaped graphs go wrong silently after 1,000 windows (facts, section 7): 13 s."""
+    """Upstream-shaped graphs go wrong silently after 1,000 windows (docs/systems/llvc.md 7): 13 s."""
     sound = speech_like(14.1)
     want = reference.offline(reference.load(llvc_checkpoint), sound)
     hold(Converter(Bundle(llvc_bundles("fp32", "cpu"))).stream("offline").convert(sound.numpy()), want)
