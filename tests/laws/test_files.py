@@ -20,6 +20,7 @@ STILL_LONG = {
     "tests/exporters/test_codec12hz.py",
     "tests/exporters/test_decoder.py",
     "tests/runtime/test_audio.py",
+    "tests/runtime/test_cli.py",
     "tests/runtime/test_qwen3tts.py",
     "tests/runtime/test_vyvo.py",
 }

@@ -26,7 +26,7 @@ ORDER = {
         "cli",
     ),
     "exporters/voxport_exporters": (
-        " checkpoints recipe targets",
+        " checkpoints recipe targets options",
         "nets",
         "graphs",
         "pack codecs",
