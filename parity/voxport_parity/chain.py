@@ -7,23 +7,29 @@ for systems whose `feeds` have it: of a checkpoint without goldens it is the onl
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from voxport.bounds import Bound
-from voxport.bundle import Bundle
+from voxport.bundle import Bundle, record
 from voxport.graphs.ort import OPTIONS, OrtSession
 from voxport.recipe import Recipe
 from voxport_exporters import systems as exporters
 from voxport_exporters.pack import Job, pack
 from voxport_exporters.recipe import named
-from voxport_parity.compare import Diff, compare
+from voxport_parity.compare import NOT_COMPARED, Diff, compare
 from voxport_parity.reference import TorchBundle, quantized
 from voxport_parity.systems import SYSTEMS, Feeds
 from voxport_parity.trace import Golden, Trace
 
 FP32 = Recipe("fp32")
+CODEC = "+codec-"  # between the names of the two recipes of a system with a codec
+
+Tell = Callable[[str], None]
 
 
 # Portable 4-bit products in float32, as their operators say; onnxruntime would round what goes in to 8 bits.
@@ -35,14 +41,21 @@ def chain(
     checkpoint: Path,
     bundle: Path | None,
     recipe: str | None,
-    target: str = "cpu",
-    tell: Callable[[str], None] = lambda _: None,
+    target: str | None = None,
+    tell: Tell = lambda _: None,
     **options: Any,
 ) -> Iterator[Diff]:
     """Yields every compared tensor in order, and ends after the first link in which one is out of bounds.
 
-    `recipe`: adds the quantized link. `bundle`: an exported one to check instead of exporting; its recipe then counts.
-    `tell` is given a line about a link that is left out. `options`: the exporter's, as `voxport export` takes them.
+    `recipe`: adds the quantized links. `bundle`: an exported one to check instead of exporting; its recipe then counts,
+    and it must be of this system, checkpoint and, where one is given, target (default: the bundle's, or cpu).
+    `options`: the exporter's, as `voxport export` takes them.
+
+    A golden tensor that no stage produces, a misspelt one for instance, is yielded once, after the first link: as a
+    Diff of link NOT_COMPARED without a bound, as everything that is reported and never judged, and with `max_abs` NaN.
+    Inputs that upstream handed us are no such tensors (`Feeds.input_reason`). `tell` is given a line that counts and
+    names them, and a line about every link that is left out.
+
     Raises ValueError or FileNotFoundError in one line for bad input.
     """
     exporter, feeds = exporters.SYSTEMS[system](), SYSTEMS[system]()
@@ -50,93 +63,137 @@ def chain(
     def job() -> Job:
         return exporter.job(checkpoint, **options)
 
-    with tempfile.TemporaryDirectory(prefix="voxport-parity-") as scratch:
-        given = None if bundle is None else Bundle(bundle)
-        rounding = FP32 if given is None else given.manifest.recipe  # its rules as applied
+    with tempfile.TemporaryDirectory(prefix="voxport-parity-") as folder:
+        scratch = Path(folder)
+        exported = None if bundle is None else _opened(bundle, system, checkpoint, target, job())
+        rounding = FP32 if exported is None else exported.manifest.recipe  # its rules as applied
         if recipe is not None:
-            whole, _, codec = recipe.partition("+codec-")
-            asked = named(whole, exporter.recipes)
-            if codec:
-                asked = asked.then(named(codec, exporter.codec_recipes))
-            if given is not None and asked.name != rounding.name:
-                raise ValueError(f"{bundle}: was exported with recipe {rounding.name}, not {asked.name}")
-            rounding = asked if given is None else rounding
-        if given is not None and rounding.name == "fp32":
-            fp32 = given
+            requested = _recipe(exporter, recipe)
+            if exported is not None and requested.name != rounding.name:
+                raise ValueError(f"{bundle}: was exported with recipe {rounding.name}, not {requested.name}")
+            rounding = requested if exported is None else rounding
+        if exported is not None:
+            target = exported.manifest.target
+        if exported is not None and rounding.name == FP32.name:
+            fp32 = exported
         else:
-            pack(job(), Path(scratch) / "fp32", FP32, target)
-            fp32 = Bundle(Path(scratch) / "fp32")
-        nets = TorchBundle(fp32, job().parts)
-        golden = Golden.of(checkpoint)
-        known = golden is not None
-        if golden is None:
-            golden = feeds.without_golden(fp32)
+            pack(job(), scratch / "fp32", FP32, target or "cpu")
+            fp32 = Bundle(scratch / "fp32")
+        found = Golden.of(checkpoint)
+        golden = found or feeds.without_golden(fp32)
+        links = _Links(system, feeds, golden, TorchBundle(fp32, job().parts), fp32, tell)
+        steps: list[Callable[[], list[Diff]]] = [links.torch] if found is not None else []
+        if options.get("lora") is not None:
+            tell("live link left out: upstream's class does not merge the adapter")
+        else:
+            steps.append(lambda: links.live(job()))
+        steps.append(links.graph)
+        if rounding.name != FP32.name:
 
-        def live(made: Trace) -> list[Diff]:
-            if "lora" in options:
-                tell("live link left out: upstream's class does not merge the adapter")
-                return []
-            try:
-                seen = list(feeds.live(job().checkpoint, golden, made))
-            except ModuleNotFoundError as error:
-                tell(f"live link left out: {error.name} is not installed: pip install 'voxport[parity]'")
-                return []
-            return [compare(system, feeds.stage(t), "live", t, got, want, feeds.bound(t)) for t, got, want in seen]
+            def quantized_link() -> list[Diff]:
+                if exported is None:
+                    pack(job(), scratch / "quantized", rounding, target or "cpu")
+                path = exported.path if exported is not None else scratch / "quantized"
+                return links.quantized(Bundle(path, check=False, sessions=partial(OrtSession, options=AS_WRITTEN)), job(), rounding)
 
-        yield from _links(system, feeds, golden, known, nets, live, fp32, rounding, given, job, Path(scratch), target)
+            steps.append(quantized_link)
+        steps.append(links.streamed)
+        for step in steps:
+            diffs = step()
+            yield from diffs
+            if not all(d.ok for d in diffs):
+                return
 
 
-def _links(
-    system: str,
-    feeds: Feeds,
-    golden: Golden,
-    known: bool,
-    nets: TorchBundle,
-    live: Callable[[Trace], list[Diff]],
-    fp32: Bundle,
-    recipe: Recipe,
-    given: Bundle | None,
-    job: Callable[[], Job],
-    scratch: Path,
-    target: str,
-) -> Iterator[Diff]:
-    def link(name: str, got: Trace, wanted: Trace, bound: Callable[[str], Bound | None]) -> list[Diff]:
-        shared = [t for t in got if t in wanted]
-        return [compare(system, feeds.stage(t), name, t, got[t], wanted[t], bound(t)) for t in shared]
+def _recipe(exporter: exporters.Exporter, name: str) -> Recipe:
+    whole, _, codec = name.partition(CODEC)
+    recipe = named(whole, exporter.recipes)
+    return recipe.then(named(codec, exporter.codec_recipes)) if codec else recipe
 
-    made = feeds.trace(nets, golden)
-    wanted = golden.tensors if known else made  # without goldens the torch nets are the reference
-    links: list[Callable[[], list[Diff]]] = [lambda: link("torch", made, wanted, feeds.bound)] if known else []
-    links.append(lambda: live(made))
-    links.append(lambda: link("graph", feeds.trace(fp32, golden), wanted, feeds.bound))
-    if recipe.name != "fp32":
+
+def _opened(path: Path, system: str, checkpoint: Path, target: str | None, job: Job) -> Bundle:
+    """The bundle at `path`; ValueError when it is of another system, target or checkpoint."""
+    bundle = Bundle(path)
+    manifest = bundle.manifest
+    if manifest.system != system:
+        raise ValueError(f"{path}: is a bundle of {manifest.system}, not of {system}")
+    if target is not None and manifest.target != target:
+        raise ValueError(f"{path}: was exported for target {manifest.target}, not {target}")
+    sources = {file.sha256 for file in manifest.source.files.values()}
+    for file in job.checkpoint:
+        if record(file).sha256 not in sources:
+            raise ValueError(f"{path}: was not exported from {checkpoint}: {file} is another file; export it again")
+    return bundle
+
+
+@dataclass
+class _Links:
+    """The links of one chain. `nets` are the checkpoint's torch nets, behind the manifest and files of `fp32`."""
+
+    system: str
+    feeds: Feeds
+    golden: Golden
+    nets: TorchBundle
+    fp32: Bundle
+    tell: Tell
+
+    def __post_init__(self) -> None:
+        self._outputs = self.feeds.trace(self.nets, self.golden)
+        known = self.golden.folder is not None
+        self._expected = self.golden.tensors if known else self._outputs  # without goldens the torch nets are right
+
+    def torch(self) -> list[Diff]:
+        """The nets against the golden, and what of it they do not produce."""
+        return [*self._link("torch", self._outputs, self._expected, self.feeds.bound), *self._not_compared()]
+
+    def live(self, job: Job) -> list[Diff]:
+        """The nets against upstream's own classes."""
+        try:
+            pairs = list(self.feeds.live(job.checkpoint, self.golden, self._outputs))
+        except ModuleNotFoundError as error:
+            self.tell(f"live link left out: {error.name} is not installed: pip install 'voxport[parity]'")
+            return []
+        return [self._compare("live", name, got, expected, self.feeds.bound) for name, got, expected in pairs]
+
+    def graph(self) -> list[Diff]:
+        """The fp32 graphs against the golden."""
+        return self._link("graph", self.feeds.trace(self.fp32, self.golden), self._expected, self.feeds.bound)
+
+    def quantized(self, graph: Bundle, job: Job, recipe: Recipe) -> list[Diff]:
+        """The quantized graphs against the nets that round as they do; the distance to fp32 is reported."""
 
         def bound(name: str) -> Bound | None:
             """Of an int8 codec nothing: a rounding that tips over is as large in its samples as all of them together,
             and sample by sample the net is no nearer. Its products are held one by one by the tests."""
-            eight = recipe.name.endswith("+codec-int8") and feeds.stage(name).startswith("codec_")
-            return None if eight else feeds.rounded(name)
+            eight = recipe.name.endswith("+codec-int8") and self.feeds.stage(name).startswith("codec_")
+            return None if eight else self.feeds.rounded(name)
 
-        def rounded() -> list[Diff]:
-            if given is None:
-                pack(job(), scratch / "quantized", recipe, target)
-            graph = Bundle(
-                given.path if given else scratch / "quantized",
-                check=False,
-                sessions=partial(OrtSession, options=AS_WRITTEN),
-            )
-            rounds = TorchBundle(graph, quantized(job().parts, recipe, graph))
-            reference = feeds.trace(rounds, golden)
-            got = feeds.trace(graph, golden)
-            return [
-                *link("quantized", got, reference, bound),
-                *link("quantized to fp32", got, wanted, lambda _: None),
-            ]
+        reference = self.feeds.trace(TorchBundle(graph, quantized(job.parts, recipe, graph)), self.golden)
+        outputs = self.feeds.trace(graph, self.golden)
+        return [
+            *self._link("quantized", outputs, reference, bound),
+            *self._link("quantized to fp32", outputs, self._expected, lambda _: None),
+        ]
 
-        links.append(rounded)
-    links.append(lambda: link("streamed", feeds.streamed(fp32, golden), wanted, feeds.bound))
-    for run in links:
-        diffs = run()
-        yield from diffs
-        if not all(d.ok for d in diffs):
-            return
+    def streamed(self) -> list[Diff]:
+        """The fp32 graphs again, fed in pieces."""
+        return self._link("streamed", self.feeds.streamed(self.fp32, self.golden), self._expected, self.feeds.bound)
+
+    def _link(self, name: str, outputs: Trace, expected: Trace, bound: Callable[[str], Bound | None]) -> list[Diff]:
+        shared = [tensor for tensor in outputs if tensor in expected]
+        return [self._compare(name, tensor, outputs[tensor], expected[tensor], bound) for tensor in shared]
+
+    def _compare(
+        self, link: str, name: str, got: np.ndarray, expected: np.ndarray, bound: Callable[[str], Bound | None]
+    ) -> Diff:
+        return compare(self.system, self.feeds.stage(name), link, name, got, expected, bound(name))
+
+    def _not_compared(self) -> list[Diff]:
+        """The golden's tensors that nothing was compared with, inputs aside."""
+        names = [n for n in self._expected if n not in self._outputs and self.feeds.input_reason(n) is None]
+        if names:
+            self.tell(f"{len(names)} golden tensors are not compared, no stage produces them: {', '.join(names)}")
+        shapes = {name: self._expected[name].shape for name in names}
+        return [
+            Diff(self.system, self.feeds.stage(n), NOT_COMPARED, n, shape, np.nan, None) for n, shape in shapes.items()
+        ]

@@ -18,7 +18,7 @@ BUNDLE = click.Option(["--bundle"], type=FOLDER, help="Check this bundle. [one i
 RECIPE = click.Option(
     ["--recipe"], help="Also check the graph quantized so, against a reference that rounds as it does."
 )
-TARGET = click.Option(["--target"], type=click.Choice(["cpu", "portable"]), default="cpu", show_default=True)
+TARGET = click.Option(["--target"], type=click.Choice(["cpu", "portable"]), help="[that of --bundle, or cpu]")
 REPORT = click.Option(
     ["--json", "report"],
     type=click.Path(path_type=Path, dir_okay=False),
@@ -37,7 +37,8 @@ def parity() -> None:
 
     golden -> torch net -> live -> fp32 graph -> quantized graph -> streamed. Goldens are golden.safetensors and
     golden.json in CHECKPOINT; without them the torch net is the reference. `live` (vyvo) runs the checkpoint in
-    upstream's own classes, of transformers and snac. Stops at the first broken link; exit 1.
+    upstream's own classes, of transformers and snac. Stops at the first broken link; exit 1. Golden tensors that no
+    stage produces are counted and named on stderr; in --json their link is "not compared" and their bound null.
 
     \b
     Examples:
@@ -69,7 +70,7 @@ def _parity(
     checkpoint: Path,
     bundle: Path | None,
     recipe: str | None,
-    target: str,
+    target: str | None,
     report: Path | None,
     **options: Path | str | None,
 ) -> None:
@@ -78,17 +79,19 @@ def _parity(
     diffs: list[Diff] = []
     with needs_extra("parity", "parity"):
         from voxport_parity.chain import chain
+        from voxport_parity.compare import NOT_COMPARED
 
         for diff in chain(system, checkpoint, bundle, recipe, target, _print_note, **options):
             diffs.append(diff)
-    for line in _summary(diffs):
+    compared = [diff for diff in diffs if diff.link != NOT_COMPARED]
+    for line in _summary(compared):
         click.echo(line)
     if report is not None:
         report.write_text(json.dumps([diff.as_dict() for diff in diffs], indent=1) + "\n")
     broken = next((diff for diff in diffs if not diff.ok), None)
     if broken is not None:
         raise click.ClickException(str(broken))
-    if not diffs:
+    if not compared:
         raise click.ClickException(f"{checkpoint}: nothing was compared")
 
 

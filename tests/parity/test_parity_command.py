@@ -39,14 +39,14 @@ def change(root: Path, name: str, to: np.ndarray | None) -> None:
 
 def test_a_whole_checkpoint_passes_and_every_tensor_has_a_row(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
     text = done(run("parity", "llvc", checkpoint, "--bundle", bundle, "--json", tmp_path / "rows.json"))
-    assert [line.split()[0] for line in text.splitlines()] == ["torch"] * 3 + ["graph"] * 2 + ["streamed"]
+    assert [line.split()[0] for line in text.splitlines()] == ["torch"] * 3 + ["graph"] * 2 + ["streamed"] * 2
     rows = json.loads((tmp_path / "rows.json").read_text())
     keys = {"system", "stage", "link", "tensor", "shape", "max_abs", "bound", "ok"}
     assert all(row.keys() == keys and row["ok"] and row["max_abs"] <= row["bound"] for row in rows)
     compared = {link: {row["tensor"] for row in rows if row["link"] == link} for link in ("torch", "graph", "streamed")}
     assert compared["torch"] == set(KEPT) - {"audio.input_16k"}
     assert compared["graph"] == compared["torch"] - {"nst.pre.3.out"}
-    assert compared["streamed"] == {"ns.out", "s1.out", "edge.209.ns"}
+    assert compared["streamed"] == {"ns.out", "s1.out", "edge.209.ns", "nst.output"}
 
 
 def test_a_wrong_value_is_named_by_tensor_index_got_and_wanted(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
@@ -100,9 +100,27 @@ def test_a_bad_golden_is_bad_input(checkpoint: Path, bundle: Path, name: str, te
 
 def test_a_golden_without_its_input_is_bad_input(checkpoint: Path, bundle: Path) -> None:
     change(checkpoint, "audio.input_16k", None)
+    (checkpoint / "input_16k.wav").unlink()  # where the notes say it was read from
     assert refusal(run("parity", "llvc", checkpoint, "--bundle", bundle)).startswith(
         f"{checkpoint / 'golden.safetensors'}: lacks audio.input_16k"
     )
+
+
+def test_a_bundle_of_something_else_is_refused_in_one_line(
+    checkpoint: Path, bundle: Path, llvc_bundles: Export, vyvo_checkpoint: Path
+) -> None:
+    def line(*arguments: str | Path) -> str:
+        return refusal(run("parity", *arguments))
+
+    portable = llvc_bundles("fp32", "portable")
+    wrong_target = f"{portable}: was exported for target portable, not cpu"
+    assert line("llvc", checkpoint, "--bundle", portable, "--target", "cpu") == wrong_target
+    done(run("parity", "llvc", checkpoint, "--bundle", portable))
+    assert line("vyvo", vyvo_checkpoint, "--bundle", bundle) == f"{bundle}: is a bundle of llvc, not of vyvo"
+    file = checkpoint / "experiments/llvc/config.json"
+    file.write_text(file.read_text() + "\n")
+    other = f"{bundle}: was not exported from {checkpoint}: {file} is another file; export it again"
+    assert line("llvc", checkpoint, "--bundle", bundle) == other
 
 
 def test_the_report_never_goes_over_an_input(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
@@ -111,6 +129,22 @@ def test_the_report_never_goes_over_an_input(checkpoint: Path, bundle: Path, tmp
     assert "is one of the inputs" in refusal(run(*arguments, checkpoint / "golden.json"))
     assert "cannot be written: no folder" in refusal(run(*arguments, tmp_path / "none" / "rows.json"))
     assert (checkpoint / "golden.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("bound", "limit"),
+    [
+        (Bound(1e-3, 1e-1, 1e-2), 0.4),  # of the element
+        (Bound(1e-3, 1e-3, 1e-2), 1.0),  # of the peak
+        (Bound(2.0, 1e-3, 1e-2), 2.0),  # absolute
+    ],
+)
+def test_the_bound_in_the_report_is_the_one_that_decided(bound: Bound, limit: float) -> None:
+    expected = np.array([0.0, 4.0, -100.0])
+    diff = compare("s", "stage", "link", "x", expected + [0.0, 3.0, 0.0], expected, bound)
+    assert diff.where == (1,)
+    assert diff.as_dict()["bound"] == pytest.approx(limit)
+    assert not diff.ok
 
 
 @pytest.mark.parametrize(

@@ -138,12 +138,12 @@ def test_without_upstreams_packages_the_link_is_left_out(
     assert result.stderr == f"live link left out: {missing} is not installed: pip install 'voxport[parity]'\n"
 
 
-def test_an_adapter_is_not_for_upstreams_class(root: Path, vyvo_bundles: Export, tmp_path: Path) -> None:
+def test_an_adapter_is_not_for_upstreams_class(root: Path, tmp_path: Path) -> None:
     name = "model.layers.2.self_attn.q_proj"
     rows, columns = Weights.open(root / "lm").shape(f"{name}.weight")
     nothing = {"A": torch.randn(2, columns), "B": torch.zeros(rows, 2)}
     lora = adapter(tmp_path / "lora", {f"base_model.model.{name}.lora_{n}.weight": w for n, w in nothing.items()})
-    result = run("parity", "vyvo", root, "--bundle", vyvo_bundles("fp32", "cpu"), "--lora", lora)
+    result = run("parity", "vyvo", root, "--lora", lora)
     assert {line.split()[0] for line in done(result).splitlines()} == {"graph", "streamed"}
     assert result.stderr == "live link left out: upstream's class does not merge the adapter\n"
 

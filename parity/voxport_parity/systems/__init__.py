@@ -13,28 +13,51 @@ Pairs = Iterator[tuple[str, Array, Array]]  # name, got, expected
 
 
 class Feeds(Protocol):
-    """Runs a bundle on the inputs of a golden and names what comes out as the golden does."""
+    """Runs a bundle on the inputs of a golden and names what comes out as the golden does.
+
+    A golden may hold any subset of upstream's tensors, and its runs may have any names: which run is which is read from
+    the golden's notes (texts, settings, what a tensor means) and from the tensors that are there. What cannot be
+    produced from them is left out, and the chain lists it.
+    """
 
     def trace(self, bundle: Bundle, golden: Golden) -> Trace:
-        """Everything the bundle's stages can produce of the golden's names."""
+        """Everything the bundle's stages can produce of the golden's names, in the golden's layout.
+
+        Raises KeyError or ValueError in one line when the golden lacks an input that a stage cannot do without.
+        """
+        ...
 
     def streamed(self, bundle: Bundle, golden: Golden) -> Trace:
         """The audio again, fed in random pieces."""
+        ...
 
     def without_golden(self, bundle: Bundle) -> Golden:
-        """Inputs for a checkpoint nobody has goldens for."""
+        """Inputs for a checkpoint nobody has goldens for; the torch nets' outputs are then the reference."""
+        ...
 
     def live(self, files: Sequence[Path], golden: Golden, trace: Trace) -> Pairs:
-        """What upstream's own classes compute of the same inputs; nothing where there are none."""
+        """What upstream's own classes compute of the same inputs; nothing where there are none.
+
+        `files` are those of the checkpoint, `trace` is that of the torch nets. Raises ModuleNotFoundError when
+        upstream's package is not installed.
+        """
+        ...
 
     def bound(self, name: str) -> Bound:
         """How far a float32 tensor may be off."""
+        ...
 
     def rounded(self, name: str) -> Bound | None:
         """How far a tensor of a quantized graph may be off the net that rounds as it does; None: it is reported."""
+        ...
 
     def stage(self, name: str) -> str:
         """Which stage a tensor belongs to."""
+        ...
+
+    def input_reason(self, name: str) -> str | None:
+        """Why a golden tensor goes in and has nothing to be compared with; None for all that should come out."""
+        ...
 
 
 def _llvc() -> Feeds:

@@ -67,13 +67,20 @@ def rounded(name: str) -> Bound:
     return bounds.QUANTIZED_LM if stage(name) in ("talker", "predictor") else bounds.QUANTIZED
 
 
+def input_reason(name: str) -> str | None:
+    """See `Feeds`."""
+    if name == "dec.probe_codes":
+        return "codes that are decoded"
+    return "draws of upstream's" if name.endswith(".uniforms") else None
+
+
 def without_golden(_bundle: Bundle) -> Golden:
     """A sentence, greedy and drawn, for a checkpoint nobody has goldens for; Base clones a made-up voice."""
     plain = {"text": SENTENCE, "language": None, "max_new_tokens": 12}
     greedy = plain | {"do_sample": False, "subtalker_dosample": False}
     runs = {"greedy": {"settings": greedy}, "drawn": {"settings": plain}}
     runs |= {"fed": {"settings": greedy | {"non_streaming_mode": False}}}
-    return Golden({}, {"runs": runs}, None)  # type: ignore[arg-type]
+    return Golden({}, {"runs": runs}, None)
 
 
 def live(_files: Sequence[Path], _golden: Golden, _trace: Trace) -> Iterator[tuple[str, Array, Array]]:

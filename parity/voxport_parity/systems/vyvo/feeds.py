@@ -67,6 +67,11 @@ def rounded(name: str) -> Bound | None:
     return None if chosen or stage(name) == "deinterleave" or name.startswith("clone.row0.codes") else bound(name)
 
 
+def input_reason(name: str) -> str | None:
+    """See `Feeds`."""
+    return "a draw of upstream's" if INPUTS.match(name) else None
+
+
 def _is_score(kind: str) -> bool:
     return re.fullmatch(r".*(hidden\d*|_last|_state|key|value|logits?|scores)", kind) is not None
 
@@ -102,7 +107,7 @@ def without_golden(bundle: Bundle) -> Golden:
     given["sampled.u"] = draws.uniforms(0, "parity.tokens", 0, tokens.shape)
     given["ref.wav24k"] = draws.normals(0, "parity.reference", 0, bundle.manifest.sample_rate) * np.float32(0.1)
     notes = {"texts": {"text": "The quick brown fox.", "voice": "zoe"}, "generation": {}}
-    return Golden(given, notes, None)  # type: ignore[arg-type]
+    return Golden(given, notes, None)
 
 
 def live(files: Sequence[Path], golden: Golden, made: Trace) -> Iterator[tuple[str, Array, Array]]:
