@@ -134,14 +134,14 @@ def test_the_report_never_goes_over_an_input(checkpoint: Path, bundle: Path, tmp
 @pytest.mark.parametrize(
     ("bound", "limit"),
     [
-        (Bound(1e-3, 1e-1, 1e-2), 0.4),  # of the element
+        (Bound(1e-3, 1e-1, 1e-3), 0.4),  # of the element
         (Bound(1e-3, 1e-3, 1e-2), 1.0),  # of the peak
         (Bound(2.0, 1e-3, 1e-2), 2.0),  # absolute
     ],
 )
 def test_the_bound_in_the_report_is_the_one_that_decided(bound: Bound, limit: float) -> None:
     expected = np.array([0.0, 4.0, -100.0])
-    diff = compare("s", "stage", "link", "x", expected + [0.0, 3.0, 0.0], expected, bound)
+    diff = compare("s", "stage", "link", "x", expected + np.array([0.0, 3.0, 0.0]), expected, bound)
     assert diff.where == (1,)
     assert diff.as_dict()["bound"] == pytest.approx(limit)
     assert not diff.ok
