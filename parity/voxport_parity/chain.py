@@ -94,7 +94,9 @@ def chain(
                 if exported is None:
                     pack(job(), scratch / "quantized", rounding, target or "cpu")
                 path = exported.path if exported is not None else scratch / "quantized"
-                return links.quantized(Bundle(path, check=False, sessions=partial(OrtSession, options=AS_WRITTEN)), job(), rounding)
+                return links.quantized(
+                    Bundle(path, check=False, sessions=partial(OrtSession, options=AS_WRITTEN)), job(), rounding
+                )
 
             steps.append(quantized_link)
         steps.append(links.streamed)

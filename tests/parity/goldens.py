@@ -1,6 +1,5 @@
 """Goldens of the fixtures with other names, and parts of them: parity knows no fixture by its names."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,18 +15,23 @@ def renamed(golden: Golden, rename: Callable[[str], str], runs: Callable[[Any], 
     return Golden(tensors, runs(dict(golden.notes)) | {"tensors": about}, golden.folder)
 
 
-def part(golden: Golden, wanted: Callable[[str], bool]) -> Golden:
-    """Only the tensors whose names are `wanted`; the notes stay whole."""
-    return Golden({n: a for n, a in golden.tensors.items() if wanted(n)}, golden.notes, golden.folder)
-
-
 def groups(golden: Golden) -> list[str]:
     """What the names of tensors begin with, up to the first dot."""
-    return sorted({name.partition(".")[0] for name in golden.tensors})
+    return sorted({_group(name) for name in golden.tensors})
 
 
-def in_group(group: str) -> Callable[[str], bool]:
-    return lambda name: re.match(rf"{re.escape(group)}(\.|$)", name) is not None
+def only(golden: Golden, group: str) -> Golden:
+    """Of the tensors one group; the notes stay whole."""
+    return Golden({n: a for n, a in golden.tensors.items() if _group(n) == group}, golden.notes, golden.folder)
+
+
+def without(golden: Golden, group: str) -> Golden:
+    """Of the tensors all but one group; the notes stay whole."""
+    return Golden({n: a for n, a in golden.tensors.items() if _group(n) != group}, golden.notes, golden.folder)
+
+
+def _group(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def compared(feeds: Feeds, trace: Trace, golden: Golden) -> list[Diff]:

@@ -12,9 +12,9 @@ import torch
 from benchmarks.fullsize.llvc import randomize
 from benchmarks.references.llvc import LlvcReference
 from safetensors.numpy import save_file
+from tests.bundles import Export
 from tests.command import done, run
-from tests.conftest import Export
-from tests.parity.goldens import compared, groups, in_group, part, renamed, wrong
+from tests.parity.goldens import compared, groups, only, renamed, without, wrong
 from tests.parity.test_llvc_reference import ODD
 
 from voxport.bundle import Bundle
@@ -59,8 +59,8 @@ def test_the_names_of_runs_mean_nothing(golden: Golden, bundle: Bundle, llvc_che
 
 def test_any_part_of_a_golden_is_compared_as_in_the_whole(golden: Golden, bundle: Bundle) -> None:
     whole = feeds.trace(bundle, golden).keys()
-    for member in map(in_group, groups(golden)):
-        for other in (part(golden, member), part(golden, lambda name, of=member: not of(name))):
+    for group in groups(golden):
+        for other in (only(golden, group), without(golden, group)):
             diffs = compared(feeds, feeds.trace(bundle, other), other)
             assert wrong(diffs) == []
             assert {d.tensor for d in diffs} == other.tensors.keys() & whole & outputs(golden)
