@@ -17,7 +17,8 @@ from tests.command import done, run
 
 ROOT = Path(__file__).parents[2]
 DECLARED = {"numpy", "onnxruntime", "soundfile", "soxr", "msgspec", "safetensors", "click", "tokenizers", "tqdm"}
-VERBS = ("bench", "convert", "export", "fetch", "info", "lock", "parity", "verify")
+VERBS = {"bench", "convert", "detokenize", "enroll", "export", "fetch", "info", "lock", "parity", "say", "tokenize"}
+VERBS |= {"verify"}
 
 REQUIREMENTS = """
 import importlib.metadata as m, json
@@ -35,16 +36,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     built = command(sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT, cwd=out)
     assert built.returncode == 0, built.stdout + built.stderr
-    (made,) = out.glob("*.whl")
-    return made
+    (file,) = out.glob("*.whl")
+    return file
 
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a virtual environment that holds voxport's runtime and nothing else."""
+    """The bin folder of a virtual environment with voxport's runtime and nothing else."""
     venv = tmp_path_factory.mktemp("venv")
-    made = command(sys.executable, "-m", "venv", venv, cwd=venv)
-    assert made.returncode == 0, made.stderr
+    created = command(sys.executable, "-m", "venv", venv, cwd=venv)
+    assert created.returncode == 0, created.stderr
     pip = (venv / "bin" / "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", wheel)
     installed = command(*pip, cwd=venv)
     assert installed.returncode == 0, installed.stderr
@@ -52,7 +53,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_all_three_packages_and_their_data(wheel: Path) -> None:
-    held = set(zipfile.ZipFile(wheel).namelist())
+    names = set(zipfile.ZipFile(wheel).namelist())
     sources = {
         path.relative_to(ROOT / floor).as_posix()
         for floor in ("runtime", "exporters", "parity")
@@ -64,8 +65,8 @@ def test_the_wheel_holds_all_three_packages_and_their_data(wheel: Path) -> None:
         "voxport/bench/probes/matmul_int8.onnx",
         "voxport_exporters/systems/llvc/configs/llvc_hfg.json",
     } <= sources
-    assert sources | {"voxport_exporters/models.lock"} <= held
-    assert {name.split("/")[0] for name in held if ".dist-info" not in name} == {
+    assert sources | {"voxport_exporters/models.lock"} <= names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "voxport",
         "voxport_exporters",
         "voxport_parity",
@@ -78,11 +79,11 @@ def plain(requirement: str) -> str:
 
 
 def test_nothing_is_installed_that_the_runtime_does_not_declare(environment: Path, tmp_path: Path) -> None:
-    told = json.loads(command(environment / "python", "-c", REQUIREMENTS, cwd=tmp_path).stdout)
-    installed: dict[str, list[str]] = {plain(name): lines for name, lines in told.items()}
+    listed = json.loads(command(environment / "python", "-c", REQUIREMENTS, cwd=tmp_path).stdout)
+    installed: dict[str, list[str]] = {plain(name): lines for name, lines in listed.items()}
 
     def needs(name: str) -> set[str]:
-        """Of this machine: a requirement under a marker that does not hold was not installed."""
+        """What `name` requires here. A requirement whose marker is false on this machine is not installed."""
         return {plain(line) for line in installed[name] if "extra ==" not in line} & installed.keys()
 
     assert needs("voxport") == DECLARED
@@ -108,7 +109,7 @@ def test_the_runtime_alone_converts_and_verifies(
 def test_every_verb_is_there_and_models_lock_with_it(environment: Path, tmp_path: Path) -> None:
     listed = command(environment / "voxport", "--help", cwd=tmp_path)
     assert listed.returncode == 0
-    assert all(re.search(rf"^  {verb} ", listed.stdout, re.MULTILINE) for verb in VERBS)
+    assert {*re.findall(r"^  (\w+) {2,}[A-Z]", listed.stdout, re.MULTILINE)} == VERBS
     models = command(environment / "voxport", "fetch", "--list", cwd=tmp_path)
     assert models.returncode == 0, models.stderr
     assert "llvc_hfg" in models.stdout
