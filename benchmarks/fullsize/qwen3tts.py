@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from voxport_exporters.checkpoints.weights import Weights, deferring
+from voxport_exporters.checkpoints.later import deferring
+from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz.config import DecoderConfig, EncoderConfig
 from voxport_exporters.codecs.codec12hz.decoder import Decoder
 from voxport_exporters.codecs.codec12hz.encoder import Analysis, Encoder
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
+from voxport_exporters.systems.qwen3tts.config import ModelConfig
 
 VARIANTS = ("0.6b-base", "0.6b-customvoice", "1.7b-base", "1.7b-customvoice", "1.7b-voicedesign")
 VOCAB = 151643  # ids of the byte-level BPE; the special ones follow
@@ -63,7 +65,7 @@ def write(folder: Path, variant: str, seed: int) -> None:
     _tokenizer(folder, held["added_tokens"], config["assistant_token_id"])
     recorder = Recorder()
     with deferring():
-        for _ in qwen3tts.parts(recorder, config):
+        for _ in qwen3tts.parts(recorder, ModelConfig.of(config)):
             pass
     save(folder / "model.safetensors", recorder.shapes, seed, half=True)
     save(codec / "model.safetensors", _codec_shapes(held["speech_tokenizer"]), seed + 1, half=False)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.fullsize.qwen3tts import Recorder, Shapes, save
-from voxport_exporters.checkpoints.weights import deferring
+from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.codecs.snac import stages as snac
 from voxport_exporters.codecs.snac.config import SnacConfig
 from voxport_exporters.nets.decoder_config import DecoderConfig

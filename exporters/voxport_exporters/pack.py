@@ -19,7 +19,7 @@ from voxport.bundle import Bundle, record, writing
 from voxport.manifest import FORMAT, MANIFEST, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
 from voxport.recipe import Recipe, Rule
 from voxport_exporters.checkpoints import lockfile
-from voxport_exporters.checkpoints.weights import deferring
+from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.graphs import caches, nbits
 from voxport_exporters.graphs import int8 as quantize
 from voxport_exporters.graphs import tables as lookup

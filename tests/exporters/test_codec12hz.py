@@ -105,7 +105,7 @@ def parts(name: str) -> dict[str, Part]:
     if name == BASE:
         weights = Weights.open(FIXTURES / name / "model.safetensors")
         config = json.loads((FIXTURES / name / "config.json").read_text())["speaker_encoder_config"]
-        made["speaker_encode"] = speaker_part(weights, config)
+        made["speaker_encode"] = speaker_part(weights, speaker.SpeakerConfig.of(config))
     return made
 
 
@@ -272,9 +272,9 @@ def test_bad_codes_are_refused(sessions: Sessions) -> None:
 @pytest.mark.parametrize(
     ("change", "law"),
     [
-        ({"head_dim": 7}, "head_dim is even"),
+        ({"head_dim": 7}, "head_dim is 7, wanted an even one"),
         ({"num_key_value_heads": 5}, "num_key_value_heads"),
-        ({"sliding_window": None}, "sliding_window"),
+        ({"sliding_window": None}, "sliding_window is null"),
         ({"hidden_act": "swish9"}, "hidden_act"),
         ({"decoder_dim": 7, "upsample_rates": [2, 2, 2]}, "decoder_dim"),
     ],

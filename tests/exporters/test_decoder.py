@@ -13,7 +13,8 @@ from torch import Tensor
 
 from voxport.graphs.ort import OrtSession, OrtState
 from voxport.recipe import Recipe
-from voxport_exporters.checkpoints.weights import Weights, deferring
+from voxport_exporters.checkpoints.later import deferring
+from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.fidelity import fidelity
 from voxport_exporters.graphs.part import TARGETS, Part
 from voxport_exporters.nets.decoder import Head, LanguageModel, state_of

@@ -10,7 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from voxport_exporters.checkpoints.weights import Weights, built, deferred, deferring, later, reading
+from voxport_exporters.checkpoints.later import built, deferred, deferring, later, reading
+from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs import nbits
 from voxport_exporters.graphs import tables as lookup
 from voxport_exporters.graphs.part import OPSET, TARGETS

@@ -12,6 +12,7 @@ from voxport_exporters.checkpoints import lockfile
 from voxport_exporters.systems.qwen3tts import config as qwen3tts_config
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
 
+KIND = {"model_type": "qwen3_tts", "tts_model_type": "base", "tts_model_size": "0b6"}
 BASE = Path(__file__).parents[1] / "fixtures" / "qwen3tts-base"
 
 
@@ -44,7 +45,7 @@ def test_an_absent_key_is_upstreams_default(folder: Path) -> None:
         speaker_encoder_config=None,
     )
     config = qwen3tts_config.read_config(folder / "config.json")
-    talker = qwen3tts_config.talker(config)
+    talker = config.talker_layers
     assert (talker.head_size, talker.kv_heads) == (12, 2)
     assert qwen3tts.tokens(config)["codec.pad"] == 4196
     assert qwen3tts.tokens(config)["tts_pad"] == 151671
@@ -53,9 +54,9 @@ def test_an_absent_key_is_upstreams_default(folder: Path) -> None:
 def test_a_sliding_talker_slides_in_every_layer(folder: Path) -> None:
     rewrite(folder / "config.json", talker__use_sliding_window=True, talker__sliding_window=5)
     config = qwen3tts_config.read_config(folder / "config.json")
-    assert set(qwen3tts_config.talker(config).mixers) == {"sliding"}
-    assert qwen3tts_config.talker(config).window == 5
-    assert set(qwen3tts_config.predictor(config).mixers) == {"full"}
+    assert set(config.talker_layers.mixers) == {"sliding"}
+    assert config.talker_layers.window == 5
+    assert set(config.predictor_layers.mixers) == {"full"}
 
 
 @pytest.mark.parametrize(
@@ -63,12 +64,13 @@ def test_a_sliding_talker_slides_in_every_layer(folder: Path) -> None:
     [
         ("generation_config.json", "{", "generation_config.json: not JSON"),
         ("generation_config.json", "[]", "generation_config.json: wanted a JSON object"),
-        ("generation_config.json", '{"temperature": "hot"}', "temperature is 'hot', wanted a number"),
-        ("generation_config.json", '{"top_k": 2.5}', "top_k is 2.5, wanted a whole number"),
-        ("generation_config.json", '{"do_sample": 1}', "do_sample is 1, wanted true or false"),
-        ("config.json", '{"model_type": "qwen3_tts", "talker_config": 3}', "talker_config is no object"),
-        ("config.json", '{"model_type": "qwen3_tts"}', "talker_config is absent"),
-        ("speech_tokenizer/config.json", '{"encoder_config": {}}', "it lacks decoder_config"),
+        ("generation_config.json", '{"temperature": "hot"}', 'temperature is "hot": expected float, got str'),
+        ("generation_config.json", '{"top_k": 2.5}', "top_k is 2.5: expected int, got float"),
+        ("generation_config.json", '{"do_sample": 1}', "do_sample is 1: expected bool, got int"),
+        ("config.json", json.dumps(KIND | {"talker_config": 3}), "talker_config is no object"),
+        ("config.json", json.dumps(KIND), "talker_config is absent"),
+        ("config.json", json.dumps({"model_type": "qwen3_tts"}), "config.json: no tts_model_type"),
+        ("speech_tokenizer/config.json", '{"encoder_config": {}}', "no decoder_config"),
     ],
 )
 def test_one_line_names_the_file_and_the_key(name: str, text: str, told: str, folder: Path) -> None:
@@ -122,3 +124,23 @@ def test_the_released_config_alone_is_no_release() -> None:
 def test_chunks_grow_from_the_first(first: int, most: int, sizes: list[int]) -> None:
     made = [len(group) for group in growing(range(sum(sizes)), first, most, first)]
     assert made[: len(sizes)] == sizes
+
+
+def test_two_models_of_one_variant_are_both_named(folder: Path) -> None:
+    shutil.copytree(folder, folder.parent / "tuned")
+    with pytest.raises(
+        ValueError, match=r"found 0[.]6b-base in model, 0[.]6b-base in tuned; .* the folder of one"
+    ) as error:
+        qwen3tts.job(folder.parent)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"wanted 0[.]6b-base, found 0[.]6b-base in model, 0[.]6b-base in tuned"):
+        qwen3tts.job(folder.parent, variant="0.6b-base")
+    assert qwen3tts.job(folder.parent / "tuned").root == folder.parent / "tuned"
+
+
+def test_of_two_variants_the_named_one_is_taken(folder: Path) -> None:
+    other = Path(shutil.copytree(folder, folder.parent / "large"))
+    rewrite(other / "config.json", tts_model_size="1b7")
+    with pytest.raises(ValueError, match=r"wanted one model, found 1[.]7b-base, 0[.]6b-base; choose one"):
+        qwen3tts.job(folder.parent)
+    assert qwen3tts.job(folder.parent, variant="1.7b-base").root == other

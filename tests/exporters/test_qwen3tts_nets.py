@@ -13,7 +13,8 @@ from torch import Tensor
 
 from voxport.graphs.ort import OrtSession
 from voxport.speech.sampler import Sampling
-from voxport_exporters.checkpoints.weights import Weights, deferring
+from voxport_exporters.checkpoints.later import deferring
+from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.taps import tapped
@@ -176,7 +177,7 @@ def test_layers_and_caches_of_the_prompt_are_upstreams() -> None:
 
 
 def test_tables_are_upstreams_embeddings(model: Model) -> None:
-    ids = [model.config[f"tts_{name}_token_id"] for name in ("bos", "eos", "pad")]
+    ids = [qwen3tts.tokens(model.config)[f"tts_{name}"] for name in ("bos", "eos", "pad")]
     near(model("text_embed", ids=np.array(ids))["embeds"], model.golden["text.special_embeds"][0], EMBEDS)
     run = RUNS[model.name][0]
     code = model.golden[f"{run}.talker_tokens"][:1].astype(np.int64)
@@ -287,8 +288,9 @@ def test_a_talker_wider_than_its_predictor_is_upstreams(name: str, tmp_path: Pat
 
 
 def test_rotary_sections_change_nothing() -> None:
-    config = qwen3tts_config.read_config(FIXTURES / BASE / "config.json")
-    plain = {**config["talker_config"], "rope_scaling": None, "model_type": "qwen3"}
+    file = FIXTURES / BASE / "config.json"
+    config = qwen3tts_config.read_config(file)
+    plain = {**json.loads(file.read_text())["talker_config"], "rope_scaling": None, "model_type": "qwen3"}
     w = Weights.open(FIXTURES / BASE / "model.safetensors").at("talker")
-    nets = [Talker(w, c) for c in (qwen3tts_config.talker(config), DecoderConfig.of(plain))]
+    nets = [Talker(w, c) for c in (config.talker_layers, DecoderConfig.of(plain))]
     assert torch.equal(*(net.decoder.frequencies for net in nets))

@@ -21,9 +21,10 @@ from tests.parity.test_parity_live import nets
 from voxport.bundle import Bundle
 from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.speaker import Speaker, stranger
-from voxport_exporters.checkpoints.weights import deferring
+from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.pack import pack
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
+from voxport_exporters.systems.qwen3tts.config import ModelConfig
 from voxport_parity.reference import quantized
 
 Held = dict[str, Any]
@@ -89,7 +90,7 @@ def written(
     (folder / "speech_tokenizer/config.json").write_text(json.dumps(speech))
     recorder = Recorder()
     with deferring():
-        for _ in qwen3tts.parts(recorder, held):
+        for _ in qwen3tts.parts(recorder, ModelConfig.of(held)):
             pass
     save(folder / "model.safetensors", recorder.shapes, 0, half=True)
     save(folder / "speech_tokenizer/model.safetensors", _codec_shapes(speech), 1, half=False)

@@ -167,12 +167,12 @@ def test_audio_that_ends_inside_an_attention_window_is_kept(name: str, tmp_path:
     ("change", "reason"),
     [
         ({"attn_window": 3}, "unknown key attn_window"),
-        ({"vq_strides": [4, 3]}, "each of vq_strides divides the first"),
-        ({"vq_strides": []}, "not empty"),
+        ({"vq_strides": [4, 3]}, "each of vq_strides must divide the first"),
+        ({"vq_strides": []}, "vq_strides is empty"),
         ({"latent_dim": 63}, "latent_dim is"),
-        ({"attn_window_size": 8}, "multiples of 64"),
+        ({"attn_window_size": 8}, "a multiple of 64"),
         ({"decoder_dim": 7}, "decoder_dim"),
-        ({"decoder_rates": [8, 1]}, "rates are >= 2"),
+        ({"decoder_rates": [8, 1]}, r"decoder_rates\[1\] is 1: expected int >= 2"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(change: dict[str, Any], reason: str, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_codec_that_does_not_belong_is_refused(checkpoint: Path) -> None:
 def test_what_is_missing_is_named(checkpoint: Path, tmp_path: Path) -> None:
     assert "no such folder" in refused(tmp_path / "nowhere")
     assert "holds variant lfm2, not qwen3" in refused(checkpoint, "--variant", "qwen3")
-    assert "vyvo takes no --weights" in refused(checkpoint, "--weights", "x.pth")
+    assert "No such option '--weights'" in refused(checkpoint, "--weights", "x.pth")
     assert "nothing.yaml: No such file" in refused(checkpoint, "--tokens", "nothing.yaml")
     (checkpoint / "lm" / "tokenizer.json").rename(checkpoint / "tokenizer.json")
     assert "tokenizer.json: no such tokenizer; give the folder that holds it with --tokenizer" in refused(checkpoint)

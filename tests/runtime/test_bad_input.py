@@ -251,9 +251,13 @@ BAD_CHECKPOINT: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config type": (
         lambda r: change_config(r, lambda c: c["model_params"].update(L="8")),
-        "config.json: ",
+        'config.json: model_params: L is "8": expected int, got str',
     ),
-    "no config": (lambda r: (r / CONFIG).write_text("[]"), "not an LLVC config.json (wanted model_params and data.sr)"),
+    "other config": (
+        lambda r: (r / CONFIG).write_text("{}"),
+        "not an LLVC config.json (wanted model_params and data.sr)",
+    ),
+    "no config": (lambda r: (r / CONFIG).write_text("[]"), "config.json: wanted a JSON object"),
     "no folder": (shutil.rmtree, "no such folder"),
     "other folder": (lambda r: shutil.rmtree(r / "models"), "found none; is this an LLVC checkpoint folder?"),
     "two variants": (second_variant, "found llvc, llvc_nc; choose one with --variant"),
@@ -274,7 +278,7 @@ def test_a_bad_checkpoint_is_one_line_that_names_the_file(tmp_path: Path, llvc_c
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--variant", "llvc_hfg"], "no models/checkpoints/llvc_hfg/G_*.pth (found llvc)"),
+        (["--variant", "llvc_hfg"], "wanted llvc_hfg, found llvc; choose one with --variant"),
         (["--recipe", "int3"], "recipe 'int3': wanted fp32, int8"),
         (["--config", "config.json"], "--config and --weights go together"),
         (["--config", "no.json", "--weights", "no.pth"], "no.json: No such file or directory"),

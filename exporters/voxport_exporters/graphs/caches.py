@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from voxport.graphs.stage import CAPACITY, NEXT, Stage
 from voxport.recipe import Kind
-from voxport_exporters.checkpoints.weights import reading
+from voxport_exporters.checkpoints.later import reading
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.graphs.store import Array, Store
 

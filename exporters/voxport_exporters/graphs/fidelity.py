@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from voxport.graphs.ort import OrtSession
 from voxport.manifest import Fidelity
-from voxport_exporters.checkpoints.weights import reading
+from voxport_exporters.checkpoints.later import reading
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.nets.decoder import LanguageModel, state_of
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from voxport.graphs.stage import NEXT, Stage, TensorSpec
-from voxport_exporters.checkpoints.weights import deferred
+from voxport_exporters.checkpoints.later import deferred
 from voxport_exporters.nets import ops
 
 OPSET = 20  # ai.onnx; the newest that onnxruntime and TensorRT 10 both take whole

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from voxport_exporters.checkpoints.weights import built, deferred
+from voxport_exporters.checkpoints.later import built, deferred
 
 Array = np.ndarray
 ALIGN = 4096  # onnxruntime maps weights straight from the file, page by page

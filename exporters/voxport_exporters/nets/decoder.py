@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxport.graphs.stage import CAPACITY, TensorSpec
-from voxport_exporters.checkpoints.weights import Weights, built, later
+from voxport_exporters.checkpoints.later import built, later
+from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets import ops
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.ops import Places

@@ -1,10 +1,15 @@
 """The two halves of the Qwen3-TTS 12 Hz codec, read from speech_tokenizer/config.json (docs/systems/qwen3tts.md 1)."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Self
 
+import msgspec
+from msgspec import Meta
+
+from voxport.audio.files import MAX_RATE
+from voxport_exporters.checkpoints.jsonfile import Layers, NotNegative, Positive, Rates, Size, parse, read
+from voxport_exporters.nets.checks import require
 from voxport_exporters.nets.ops import ACTIVATIONS
 
 DILATIONS = (1, 3, 9)  # hard-coded upstream, like the kernels below
@@ -12,50 +17,60 @@ KERNEL, PRE_KERNEL, DEPTHWISE_KERNEL = 7, 3, 7
 DOWNSAMPLE = 2  # stride of the encoder's last convolution, hard-coded upstream
 
 
-@dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(msgspec.Struct, frozen=True):
     """`decoder_config` of speech_tokenizer/config.json, defaults as upstream's code has them."""
 
-    codebook_size: int = 2048
-    codebook_dim: int = 512
-    num_quantizers: int = 16
-    latent_dim: int = 1024
-    hidden_size: int = 1024
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 8
-    num_attention_heads: int = 16
-    num_key_value_heads: int = 16
-    head_dim: int = 0  # hidden_size / num_attention_heads, where the config has none
+    codebook_size: Size = 2048
+    codebook_dim: Size = 512
+    num_quantizers: Size = 16
+    latent_dim: Size = 1024
+    hidden_size: Size = 1024
+    intermediate_size: Size = 3072
+    num_hidden_layers: Layers = 8
+    num_attention_heads: Size = 16
+    num_key_value_heads: Size = 16
+    head_dim: Size | None = None
     attention_bias: bool = False
     hidden_act: str = "silu"
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000
-    sliding_window: int = 72  # frames a frame attends to, itself included
-    decoder_dim: int = 1536
-    upsample_rates: tuple[int, ...] = (8, 5, 4, 3)
-    upsampling_ratios: tuple[int, ...] = (2, 2)
+    rms_norm_eps: NotNegative = 1e-5
+    rope_theta: Positive = 10000
+    sliding_window: Size = 72  # frames a frame attends to, itself included
+    decoder_dim: Size = 1536
+    upsample_rates: Rates = (8, 5, 4, 3)
+    upsampling_ratios: Rates = (2, 2)
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Self:
-        """From the dict of config.json, whose further keys do not concern this net. ValueError names a broken law."""
-        config = cls(**_known(cls, params))
-        size = config.head_dim or config.hidden_size // config.num_attention_heads
-        config = replace(config, head_dim=size)
-        _hold(
-            "decoder_config",
-            {
-                "num_attention_heads is a multiple of num_key_value_heads": config.num_attention_heads
-                % config.num_key_value_heads
-                == 0,
-                "head_dim is even (rotary)": config.head_dim % 2 == 0,
-                "sliding_window is at least 1": isinstance(config.sliding_window, int) and config.sliding_window >= 1,
-                f"hidden_act is one of {', '.join(ACTIVATIONS)}": config.hidden_act in ACTIVATIONS,
-                "num_quantizers is at least 2": config.num_quantizers >= 2,
-                "there is at least one of upsample_rates": len(config.upsample_rates) > 0,
-                "decoder_dim leaves a channel after every halving": config.channels[-1] > 0,
-            },
+    def of(cls, params: object, where: str = "decoder_config") -> Self:
+        """From the dict of config.json, whose further keys do not concern this net.
+
+        Raises ValueError that names the field, or what does not hold between several.
+        """
+        return parse(params, cls, where)
+
+    def __post_init__(self) -> None:
+        require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            f"num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads "
+            f"{self.num_key_value_heads}",
         )
-        return config
+        require(self.head_size % 2 == 0 < self.head_size, f"head_dim is {self.head_size}, wanted an even one (rotary)")
+        require(
+            self.hidden_act in ACTIVATIONS,
+            f"hidden_act is {self.hidden_act!r}, wanted one of {', '.join(ACTIVATIONS)}",
+        )
+        require(self.num_quantizers >= 2, f"num_quantizers is {self.num_quantizers}, wanted 2 or more")
+        require(self.codebook_dim >= 2, f"codebook_dim is {self.codebook_dim}, wanted 2 or more: half of it is in use")
+        require(bool(self.upsample_rates), "upsample_rates is empty, wanted one or more")
+        require(
+            self.channels[-1] > 0,
+            f"decoder_dim {self.decoder_dim} leaves no channel after {len(self.upsample_rates)} halvings, one per "
+            "entry of upsample_rates",
+        )
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one attention head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def channels(self) -> list[int]:
@@ -88,71 +103,95 @@ class DecoderConfig:
     @property
     def caches(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the transformer's keys and values; a window of one frame needs none."""
-        kept, shape = self.sliding_window - 1, (self.num_key_value_heads, self.head_dim)
-        both = [("k", (*shape, kept)), ("v", (shape[0], kept, shape[1]))]
-        return {f"{n}.{i}": s for i in range(self.num_hidden_layers) for n, s in both} if kept else {}
+        past, heads, size = self.sliding_window - 1, self.num_key_value_heads, self.head_size
+        if not past:
+            return {}
+        both = {"k": (heads, size, past), "v": (heads, past, size)}
+        return {f"{name}.{i}": shape for i in range(self.num_hidden_layers) for name, shape in both.items()}
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(msgspec.Struct, frozen=True):
     """`encoder_config` of speech_tokenizer/config.json (a MimiConfig of transformers, with its defaults)."""
 
-    audio_channels: int = 1
-    num_filters: int = 64
-    upsampling_ratios: tuple[int, ...] = (8, 6, 5, 4)  # the encoder goes through them from the last to the first
-    kernel_size: int = 7
-    last_kernel_size: int = 3
-    residual_kernel_size: int = 3
-    num_residual_layers: int = 1
-    dilation_growth_rate: int = 2
-    compress: int = 2
+    audio_channels: Size = 1
+    num_filters: Size = 64
+    upsampling_ratios: Rates | None = None  # the encoder goes through them from the last to the first
+    kernel_size: Size = 7
+    last_kernel_size: Size = 3
+    residual_kernel_size: Size = 3
+    num_residual_layers: Annotated[int, Meta(ge=0, le=64)] = 1
+    dilation_growth_rate: Size = 2
+    compress: Size = 2
     use_conv_shortcut: bool = False
     use_causal_conv: bool = True
     pad_mode: str = "constant"
-    sampling_rate: int = 24000
-    _frame_rate: float = 12.5
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 8
-    num_attention_heads: int = 8
-    num_key_value_heads: int = 8
-    head_dim: int = 64
+    sampling_rate: Size = 24000
+    _frame_rate: Positive = 12.5
+    hidden_size: Size = 512
+    intermediate_size: Size = 2048
+    num_hidden_layers: Layers = 8
+    num_attention_heads: Size = 8
+    num_key_value_heads: Size = 8
+    head_dim: Size | None = None
     attention_bias: bool = False
     hidden_act: str = "gelu"
-    norm_eps: float = 1e-5
-    rope_theta: float = 10000
-    codebook_size: int = 2048
-    codebook_dim: int = 256
-    vector_quantization_hidden_dimension: int = 256
-    num_quantizers: int = 32
-    num_semantic_quantizers: int = 1
+    norm_eps: NotNegative = 1e-5
+    rope_theta: Positive = 10000
+    codebook_size: Size = 2048
+    vector_quantization_hidden_dimension: Size = 256
+    num_quantizers: Size = 32
+    num_semantic_quantizers: Size = 1
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Self:
-        """From the dict of config.json, whose further keys do not concern this net. ValueError names a broken law."""
-        config = cls(**_known(cls, params))
-        _hold(
-            "encoder_config",
-            {
-                "audio_channels is 1": config.audio_channels == 1,
-                "use_causal_conv is true": config.use_causal_conv,
-                "pad_mode is constant": config.pad_mode == "constant",
-                "num_attention_heads is a multiple of num_key_value_heads": config.num_attention_heads
-                % config.num_key_value_heads
-                == 0,
-                "head_dim is even (rotary)": config.head_dim % 2 == 0,
-                f"hidden_act is one of {', '.join(ACTIVATIONS)}": config.hidden_act in ACTIVATIONS,
-                "num_quantizers is more than num_semantic_quantizers": config.num_quantizers
-                > config.num_semantic_quantizers
-                > 0,
-            },
+    def of(cls, params: object, where: str = "encoder_config") -> Self:
+        """From the dict of config.json, whose further keys do not concern this net.
+
+        Raises ValueError that names the field, or what does not hold between several.
+        """
+        return parse(params, cls, where)
+
+    def __post_init__(self) -> None:
+        require(self.audio_channels == 1, f"audio_channels is {self.audio_channels}, only 1 is supported")
+        require(self.use_causal_conv, "use_causal_conv is false, only true is supported")
+        require(self.pad_mode == "constant", f"pad_mode is {self.pad_mode!r}, only 'constant' is supported")
+        require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            f"num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads "
+            f"{self.num_key_value_heads}",
         )
-        return config
+        require(self.head_size % 2 == 0 < self.head_size, f"head_dim is {self.head_size}, wanted an even one (rotary)")
+        require(
+            self.hidden_act in ACTIVATIONS,
+            f"hidden_act is {self.hidden_act!r}, wanted one of {', '.join(ACTIVATIONS)}",
+        )
+        require(
+            self.num_quantizers > self.num_semantic_quantizers,
+            f"num_quantizers {self.num_quantizers} is not more than num_semantic_quantizers "
+            f"{self.num_semantic_quantizers}",
+        )
+        require(
+            self.compress <= self.num_filters or not self.num_residual_layers,
+            f"compress {self.compress} leaves none of num_filters {self.num_filters}",
+        )
+        require(
+            self._frame_rate <= self._steps,
+            f"_frame_rate {self._frame_rate} is more than the {self._steps} steps per second that the rates make",
+        )
+
+    @property
+    def ratios(self) -> tuple[int, ...]:
+        """Steps that become one, as the encoder goes through them."""
+        return tuple(reversed(self.upsampling_ratios or (8, 6, 5, 4)))
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one attention head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def hop(self) -> int:
         """Samples per step of the transformer."""
-        return math.prod(self.upsampling_ratios)
+        return math.prod(self.ratios)
 
     @property
     def stride(self) -> int:
@@ -177,7 +216,7 @@ class EncoderConfig:
     def tails(self) -> dict[str, tuple[int, int]]:
         """Name and shape of every convolution's state, in the order the net runs."""
         width, tails = self.num_filters, {"in": (1, self.kernel_size - 1)}
-        for i, ratio in enumerate(reversed(self.upsampling_ratios)):
+        for i, ratio in enumerate(self.ratios):
             for j in range(self.num_residual_layers):
                 tails[f"block.{i}.{j}"] = (width, (self.residual_kernel_size - 1) * self.dilation_growth_rate**j)
             tails[f"block.{i}.down"] = (width, ratio)
@@ -186,12 +225,26 @@ class EncoderConfig:
         return {name: shape for name, shape in tails.items() if shape[1]}
 
 
-def _known(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(cls)}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k in names}
+class CodecConfig(msgspec.Struct, frozen=True):
+    """speech_tokenizer/config.json, defaults as upstream's code has them."""
+
+    decoder_config: DecoderConfig
+    encoder_config: EncoderConfig
+    encoder_valid_num_quantizers: Size = 16  # codes per frame that the encoder makes
+    output_sample_rate: Annotated[int, Meta(ge=1, le=MAX_RATE)] = 24000
+    decode_upsample_rate: Size = 1920  # samples per frame
+    encode_downsample_rate: Size = 1920
+
+    def __post_init__(self) -> None:
+        for name, rate, frame in (
+            ("decode_upsample_rate", self.decode_upsample_rate, self.decoder_config.frame),
+            ("encode_downsample_rate", self.encode_downsample_rate, self.encoder_config.frame),
+        ):
+            require(rate == frame, f"{name} is {rate}, the rates make {frame} samples per frame")
+        books, stored = self.encoder_valid_num_quantizers, self.encoder_config.num_quantizers
+        require(books <= stored, f"encoder_valid_num_quantizers is {books}, num_quantizers of encoder_config {stored}")
 
 
-def _hold(where: str, laws: Mapping[str, bool]) -> None:
-    for law, holds in laws.items():
-        if not holds:
-            raise ValueError(f"{where}: this must hold and does not: {law}")
+def read_config(path: Path) -> CodecConfig:
+    """The config.json of speech_tokenizer/. Raises FileNotFoundError or ValueError that name the file and the key."""
+    return parse(read(path), CodecConfig, str(path))

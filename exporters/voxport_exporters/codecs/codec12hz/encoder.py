@@ -107,7 +107,7 @@ class Analysis(nn.Module):
         layers, width, index = w.at("encoder.layers"), c.num_filters, 1
         self.enter = Conv(layers.at("0.conv"), 1, width, c.kernel_size)
         self.blocks = nn.ModuleList()
-        for ratio in reversed(c.upsampling_ratios):
+        for ratio in c.ratios:
             self.blocks.append(Block(layers, c, index, width, ratio))
             width, index = 2 * width, index + c.num_residual_layers + 2
         self.leave = Conv(layers.at(f"{index + 1}.conv"), width, c.hidden_size, c.last_kernel_size)

@@ -37,7 +37,7 @@ class Linear(nn.Module):
 
 def attention_weights(w: Weights, config: Config, gain: Tensor) -> tuple[Linear, Linear]:
     """(q, k and v in one, o). 1/sqrt(head_dim) is folded into q, `gain` [hidden] into o."""
-    hidden, bias, size = config.hidden_size, config.attention_bias, config.head_dim
+    hidden, bias, size = config.hidden_size, config.attention_bias, config.head_size
     wide, narrow = config.num_attention_heads * size, config.num_key_value_heads * size
     parts = [Linear.of(w.at(f"{n}_proj"), hidden, o, bias) for n, o in (("q", wide), ("k", narrow), ("v", narrow))]
     weights, biases = [p.weight for p in parts], [p.bias for p in parts if p.bias is not None]
@@ -62,7 +62,7 @@ def turns(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
 
 def frequencies(config: Config) -> nn.Parameter:
     """Rotary frequencies [head_dim / 2] in radians per position."""
-    return frozen(1 / config.rope_theta ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim))
+    return frozen(1 / config.rope_theta ** (torch.arange(0, config.head_size, 2).float() / config.head_size))
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:

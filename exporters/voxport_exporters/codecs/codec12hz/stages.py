@@ -1,15 +1,13 @@
 """The Qwen3-TTS 12 Hz codec: speech_tokenizer/ -> `codec_decode`, `codec_analyse`, `codec_encode`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from voxport.codecs.codec12hz import PIECE, READ
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Kind, Recipe, Rule
-from voxport_exporters.checkpoints import jsonfile
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.codecs.codec12hz.config import DecoderConfig, EncoderConfig
+from voxport_exporters.codecs.codec12hz.config import DecoderConfig, EncoderConfig, read_config
 from voxport_exporters.codecs.codec12hz.decoder import Decoder
 from voxport_exporters.codecs.codec12hz.encoder import Analysis, Encoder
 from voxport_exporters.graphs.part import Part
@@ -21,51 +19,28 @@ _WEIGHTS: dict[Kind, tuple[str, ...]] = {
     "int8b": ("codebooks.*", "enter.*", "layers.*", "leave.*"),
     "int8": ("pre_conv.*", "stretch.*", "smooth.*", "conv.*", "blocks.*"),
 }
-_INT8 = [Rule(kind, stage="codec_decode", weights=names) for kind, held in _WEIGHTS.items() for names in held]
+_INT8 = [Rule(kind, stage="codec_decode", weights=names) for kind, patterns in _WEIGHTS.items() for names in patterns]
 RECIPES = {"fp32": Recipe("codec-fp32", _FP32), "int8": Recipe("codec-int8", [*_FP32, *_INT8])}
 
-DEFAULTS = {  # upstream's, where config.json is silent
-    "encoder_valid_num_quantizers": 16,
-    "output_sample_rate": 24000,
-    "decode_upsample_rate": 1920,
-    "encode_downsample_rate": 1920,
-}
 
-
-def parts(folder: Path, encode: bool = True) -> Iterator[Part]:
+def parts(root: Path, encode: bool = True) -> Iterator[Part]:
     """The codec's graphs from the folder speech_tokenizer/ (config.json, model.safetensors).
 
     `encode`: with the two graphs that make codes of a reference; the decoder alone is all that speaking needs.
-    FileNotFoundError or ValueError say in one line what is missing or wrong.
+    Raises FileNotFoundError or ValueError that say in one line what is missing or wrong.
     """
-    config = read_config(folder / "config.json")
-    weights = Weights.open(folder)
-    decoder = DecoderConfig.of(config["decoder_config"])
-    _agree(folder, config, "decode_upsample_rate", decoder.frame)
+    config = read_config(root / "config.json")
+    weights = Weights.open(root)
+    decoder = config.decoder_config
     yield Part(decode_stage(decoder), Decoder(weights.at("decoder"), decoder), axes={"frames": PIECE})
     if encode:
-        encoder, books = EncoderConfig.of(config["encoder_config"]), config["encoder_valid_num_quantizers"]
-        _agree(folder, config, "encode_downsample_rate", encoder.frame)
+        encoder, books = config.encoder_config, config.encoder_valid_num_quantizers
         w = weights.at("encoder")
         yield Part(analyse_stage(encoder), Analysis(w, encoder), axes={"frames": READ})
         yield Part(encode_stage(encoder, books), Encoder(w, encoder, books), axes={"frames": 40})
     else:
         weights.drop("encoder.*", "not asked for")
     weights.finish()
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The config.json of speech_tokenizer/, checked for what every use of it needs."""
-    config = jsonfile.read(path)
-    missing = [name for name in ("decoder_config", "encoder_config") if not isinstance(config.get(name), dict)]
-    if missing:
-        raise ValueError(f"{path}: not the config of a 12 Hz speech tokenizer; it lacks {', '.join(missing)}")
-    return DEFAULTS | config
-
-
-def _agree(folder: Path, config: Mapping[str, Any], key: str, frame: int) -> None:
-    if config.get(key, frame) != frame:
-        raise ValueError(f"{folder}/config.json: {key} is {config[key]}, the rates make {frame} samples per frame")
 
 
 def decode_stage(config: DecoderConfig) -> Stage:

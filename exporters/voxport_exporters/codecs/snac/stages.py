@@ -1,14 +1,15 @@
 """SNAC codec: release layout -> graphs `codec_decode` and `codec_encode`, for systems that speak SNAC codes."""
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from voxport.codecs.snac import SnacSection
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
+from voxport_exporters.checkpoints import folder, jsonfile
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac.config import DILATIONS, KERNEL, SnacConfig
 from voxport_exporters.codecs.snac.decoder import Decoder
@@ -23,25 +24,16 @@ RECIPES = {
 
 
 def find(root: Path) -> tuple[Path, Path]:
-    """(config.json, weights) of a release folder. FileNotFoundError says what is missing."""
+    """(config.json, weights) of a release folder. Raises FileNotFoundError that says what is missing."""
     config = root / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{config}: no such file; is this a SNAC folder?")
-    for name in ("pytorch_model.bin", "model.safetensors"):
-        if (root / name).is_file():
-            return config, root / name
-    raise FileNotFoundError(f"{root}: no pytorch_model.bin or model.safetensors")
+    return config, folder.weights(root, "pytorch_model.bin", "model.safetensors")
 
 
 def read_config(path: Path) -> SnacConfig:
-    """A release's config.json. ValueError in one line when it is not one."""
-    try:
-        held = json.loads(path.read_text())
-        return SnacConfig.of(held)
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a SNAC config.json: {error}") from None
+    """A release's config.json. Raises ValueError in one line when it is not one."""
+    return SnacConfig.of(jsonfile.read(path), f"{path}: not a SNAC config.json")
 
 
 def parts(weights: Weights, config: SnacConfig, *, noise: bool = True) -> Iterator[Part]:
@@ -51,7 +43,7 @@ def parts(weights: Weights, config: SnacConfig, *, noise: bool = True) -> Iterat
     """
     if config.noise and not noise:
         weights.drop("decoder.model.*.linear.*", "the decoder is exported without noise")
-        config = replace(config, noise=False)
+        config = msgspec.structs.replace(config, noise=False)
     step = max(1, config.frame // config.unit)
     yield Part(_decode_stage(config), Decoder(weights, config), axes={"units": step})
     encode = Part(_encode_stage(config), Encoder(weights, config), axes={"units": 1})

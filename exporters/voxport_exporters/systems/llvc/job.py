@@ -1,23 +1,20 @@
 """LLVC: release layout -> bundle of `prenet` (when the config has one) and `convert`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 from safetensors.numpy import save_file
 
-from voxport.audio.files import MAX_RATE
 from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.converter import Converter as Runtime
 from voxport.systems.llvc.section import Section
+from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import Job
-from voxport_exporters.systems.llvc.config import LlvcConfig
+from voxport_exporters.systems.llvc.config import LlvcConfig, PreNetConfig, read_config
 from voxport_exporters.systems.llvc.net import Converter, PreNet
 
 RECIPES = {
@@ -53,16 +50,8 @@ def _find(root: Path, variant: str | None) -> tuple[str, Path, Path]:
     """(variant, config.json, newest G_*.pth) of models/checkpoints/<variant> and experiments/<variant>."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
-    found = sorted({p.parent.name for p in root.glob("models/checkpoints/*/G_*.pth")})
-    if variant is None:
-        if len(found) != 1:
-            raise ValueError(
-                f"{root}: wanted models/checkpoints/VARIANT/G_*.pth, found {', '.join(found) or 'none'}"
-                + ("; choose one with --variant" if found else "; is this an LLVC checkpoint folder?")
-            )
-        variant = found[0]
-    elif variant not in found:
-        raise FileNotFoundError(f"{root}: no models/checkpoints/{variant}/G_*.pth (found {', '.join(found) or 'none'})")
+    found = sorted({path.parent for path in root.glob("models/checkpoints/*/G_*.pth")})
+    variant = folder.choose(root, [(path.name, path) for path in found], variant, "an LLVC checkpoint folder").name
     steps = root.glob(f"models/checkpoints/{variant}/G_*.pth")
     weights = max(steps, key=lambda p: (len(p.stem), p.stem))  # G_500000 after G_50000
     config = root / "experiments" / variant / "config.json"
@@ -73,52 +62,29 @@ def _find(root: Path, variant: str | None) -> tuple[str, Path, Path]:
     return variant, config, weights
 
 
-def read_config(path: Path) -> tuple[LlvcConfig, int]:
-    """(net config, sample rate in Hz) of a config.json."""
-    try:
-        held = json.loads(path.read_text())
-        params, rate = held["model_params"], held["data"]["sr"]
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not an LLVC config.json (wanted model_params and data.sr): {error}") from None
-    try:
-        config = LlvcConfig.of(params)
-        msgspec.convert(msgspec.to_builtins(config), LlvcConfig)  # every value of its declared type
-        rate = msgspec.convert(rate, Annotated[int, msgspec.Meta(ge=1, le=MAX_RATE)])
-    except (ValueError, TypeError, ArithmeticError, msgspec.ValidationError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    pre = config.convnet_config
-    if min([config.enc_dim, *pre.dilations, *pre.out_channels]) < 1:
-        raise ValueError(f"{path}: model_params: enc_dim, dilations, out_channels >= 1 does not hold")
-    return config, rate
-
-
-def _golden(bundle: Bundle, folder: Path) -> None:
+def _golden(bundle: Bundle, target: Path) -> None:
     """What this bundle makes of a fixed signal, for `voxport verify` on the target machine."""
-    save_file(Runtime(bundle).rehearse(), folder / "rehearsal.safetensors")
+    save_file(Runtime(bundle).rehearse(), target / "rehearsal.safetensors")
 
 
 def parts(weights: Weights, config: LlvcConfig) -> Iterator[Part]:
     """The graphs of one checkpoint. Every key of `weights` is accounted for before the first part is handed out."""
-    pre = config.convnet_config
-    prenet = PreNet(weights.at("convnet_pre"), pre) if pre.convnet_prenet else None
+    prenet = PreNet(weights.at("convnet_pre"), config.prenet) if config.prenet else None
     convert = Converter(weights, config)
     weights.finish()
-    if prenet is not None:
-        yield Part(_prenet_stage(config), prenet, axes={"samples": config.chunk})
+    if config.prenet and prenet:
+        yield Part(_prenet_stage(config.prenet), prenet, axes={"samples": config.chunk})
     yield Part(_convert_stage(config), convert, axes={"chunks": 1})
 
 
-def _prenet_stage(config: LlvcConfig) -> Stage:
-    pre = config.convnet_config
+def _prenet_stage(config: PreNetConfig) -> Stage:
     return Stage(
         "prenet",
         inputs=(TensorSpec("audio", "float32", ("samples",)),),
         outputs=(TensorSpec("filtered", "float32", ("samples",)),),
         state=tuple(
             TensorSpec(f"past.{i}", "float32", (channels, context))
-            for i, (channels, context) in enumerate(zip(pre.in_channels, pre.contexts, strict=True))
+            for i, (channels, context) in enumerate(zip(config.in_channels, config.contexts, strict=True))
         ),
     )
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voxport_exporters.checkpoints.weights import Weights, later
+from voxport_exporters.checkpoints.later import later
+from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets.decoder import Decoder, Linear
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.ops import HIDDEN, Places

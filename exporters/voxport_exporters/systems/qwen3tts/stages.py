@@ -13,16 +13,14 @@ predictor's `embed` is the sum of all G embeddings of the frame; with the next t
 next input. The best code at every choice: temperature 1, top_k 1, top_p 1, uniforms 0.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 from torch import nn
 
 from voxport.graphs.stage import Stage, TensorSpec
-from voxport_exporters.checkpoints.weights import Weights, deferred
+from voxport_exporters.checkpoints.later import deferred
+from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part, export
 from voxport_exporters.graphs.unroll import Chain
 from voxport_exporters.nets.decoder import state_of
@@ -162,9 +160,8 @@ def _pass_stage(net: Predictor) -> Stage:
     )
 
 
-def speaker_part(weights: Weights, params: Mapping[str, Any]) -> Part:
-    """The speaker encoder, from the main model's weights and its `speaker_encoder_config`."""
-    config = SpeakerConfig.of(params)
+def speaker_part(weights: Weights, config: SpeakerConfig) -> Part:
+    """The speaker encoder, from the main model's weights."""
     return Part(
         speaker_stage(config), SpeakerEncoder(weights.at("speaker_encoder"), config), axes={"frames": 3 * config.least}
     )

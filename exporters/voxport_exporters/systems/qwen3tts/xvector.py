@@ -4,55 +4,55 @@ A reference's log-mel spectrogram in, the x-vector out. Every convolution reflec
 reference is one call.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Self
 
+import msgspec
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
+from voxport.audio.files import MAX_RATE
+from voxport_exporters.checkpoints.jsonfile import Rates, Size, parse
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz.rotary import Linear, frozen
+from voxport_exporters.nets.checks import require
 from voxport_exporters.nets.taps import tap
 
 LEAST_VARIANCE = 1e-12
 
 
-@dataclass(frozen=True)
-class SpeakerConfig:
+class SpeakerConfig(msgspec.Struct, frozen=True):
     """`speaker_encoder_config` of config.json, defaults as upstream's code has them."""
 
-    mel_dim: int = 128
-    enc_dim: int = 1024
-    enc_channels: tuple[int, ...] = (512, 512, 512, 512, 1536)
-    enc_kernel_sizes: tuple[int, ...] = (5, 3, 3, 3, 1)
-    enc_dilations: tuple[int, ...] = (1, 2, 3, 4, 1)
-    enc_attention_channels: int = 128
-    enc_res2net_scale: int = 8
-    enc_se_channels: int = 128
-    sample_rate: int = 24000
+    mel_dim: Size = 128
+    enc_dim: Size = 1024
+    enc_channels: Rates = (512, 512, 512, 512, 1536)
+    enc_kernel_sizes: Rates = (5, 3, 3, 3, 1)
+    enc_dilations: Rates = (1, 2, 3, 4, 1)
+    enc_attention_channels: Size = 128
+    enc_res2net_scale: Size = 8
+    enc_se_channels: Size = 128
+    sample_rate: Annotated[int, Meta(ge=1, le=MAX_RATE)] = 24000  # of the reference, in Hz
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Self:
-        """From the dict of config.json, whose further keys do not concern this net. ValueError names a broken law."""
-        known = {f.name for f in fields(cls)}
-        held: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k in known}
-        config = cls(**held)
-        c = config.enc_channels
-        laws = {
-            "enc_channels, enc_kernel_sizes and enc_dilations are equally long": len(c)
-            == len(config.enc_kernel_sizes)
-            == len(config.enc_dilations),
-            "there are at least 3 enc_channels": len(c) >= 3,
-            "all enc_channels but the last are equal": len({*c[:-1]}) == 1,
-            "the last of enc_channels is the sum of those between": c[-1] == sum(c[1:-1]),
-            "enc_channels are multiples of enc_res2net_scale": c[0] % config.enc_res2net_scale == 0,
-        }
-        for law, holds in laws.items():
-            if not holds:
-                raise ValueError(f"speaker_encoder_config: this must hold and does not: {law}")
-        return config
+    def of(cls, params: object, where: str = "speaker_encoder_config") -> Self:
+        """From the dict of config.json, whose further keys do not concern this net.
+
+        Raises ValueError that names the field, or what does not hold between several.
+        """
+        return parse(params, cls, where)
+
+    def __post_init__(self) -> None:
+        channels, scale = self.enc_channels, self.enc_res2net_scale
+        require(
+            len({len(channels), len(self.enc_kernel_sizes), len(self.enc_dilations)}) == 1,
+            "enc_channels, enc_kernel_sizes and enc_dilations must be equally long",
+        )
+        require(len(channels) >= 3, f"enc_channels has {len(channels)} entries, wanted 3 or more")
+        require(len({*channels[:-1]}) == 1, "all enc_channels but the last must be equal")
+        require(channels[-1] == sum(channels[1:-1]), "the last of enc_channels must be the sum of those between")
+        require(channels[0] % scale == 0, f"enc_channels are no multiples of enc_res2net_scale {scale}")
 
     @property
     def least(self) -> int:

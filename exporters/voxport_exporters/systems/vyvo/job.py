@@ -192,11 +192,7 @@ def _golden(bundle: Bundle, folder: Path) -> None:
 
 def read_config(path: Path) -> DecoderConfig:
     """The language model's config.json. FileNotFoundError, or ValueError in one line that names the file."""
-    held = jsonfile.read(path)
-    try:
-        return DecoderConfig.of(held)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return DecoderConfig.of(jsonfile.read(path), str(path))
 
 
 def _tied(weights: Weights, config: DecoderConfig) -> bool:
