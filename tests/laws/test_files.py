@@ -19,19 +19,13 @@ STILL_LONG = {
     "tests/exporters/test_checkpoint.py",
     "tests/exporters/test_codec12hz.py",
     "tests/exporters/test_decoder.py",
-    "tests/runtime/test_audio.py",
-    "tests/runtime/test_cli.py",
     "tests/runtime/test_qwen3tts.py",
     "tests/runtime/test_vyvo.py",
 }
 # Modules that still look things up by name instead of by type. Shrinks to nothing.
 STILL_UNTYPED = {
-    "voxport.audio.pipe",
     "voxport.bench.run",
-    "voxport.cli.say",
     "voxport_exporters.checkpoints.weights",
-    "voxport_exporters.cli",
-    "voxport_parity.cli",
     "voxport_parity.systems.llvc.feeds",
     "voxport_parity.systems.qwen3tts.feeds",
     "voxport_parity.systems.vyvo.codec",

@@ -39,10 +39,7 @@ ORDER = {
 # Rooms that still name a system in their code. Shrinks to nothing.
 STILL_NAMING = {
     "runtime/voxport/bounds.py",
-    "runtime/voxport/cli/main.py",
     "exporters/voxport_exporters/checkpoints/lockfile.py",
-    "exporters/voxport_exporters/cli.py",
-    "parity/voxport_parity/cli.py",
 }
 
 

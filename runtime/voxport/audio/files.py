@@ -175,10 +175,10 @@ class Writer:
     def _check(self) -> None:
         # close() is silent when the encoder's last bytes find no room: only the finished file tells.
         try:
-            held = sf.info(self._part).frames if self.written else 0
+            frames = sf.info(self._part).frames if self.written else 0
         except sf.SoundFileError:
-            held = -1
-        if held != self.written:
+            frames = -1
+        if frames != self.written:
             raise self._failed()
 
     def _failed(self) -> OSError:

@@ -26,8 +26,8 @@ def _ratio(source: int, target: int) -> tuple[int, int, int]:
 def sinc_kernel(source: int, target: int) -> tuple[Samples, int]:
     """The kernel ``[target', 2 * width + source']`` and width of torchaudio's Resample defaults (primes: rates / gcd).
 
-    Hann-windowed sinc, 6 zero crossings to either side, roll-off 0.99: what upstream's load_audio hears through.
-    Row p makes output sample p of every target'. ValueError for rates of 0 Hz and below.
+    Hann-windowed sinc, 6 zero crossings to either side, roll-off 0.99: what upstream's load_audio resamples with.
+    Row p makes output sample p of every target'. Raises ValueError for rates of 0 Hz and below.
     """
     source, target, width = _ratio(source, target)
     base = min(source, target) * 0.99
@@ -46,7 +46,8 @@ class Resampler:
     The filter is torchaudio's (`sinc_kernel`), and looks `width` samples ahead (0.4 ms at 44.1 kHz).
     Rates with next to no common divisor (44101 -> 16000: a table of 2.8 GB) go through soxr, quality VHQ, instead:
     upstream would build the table; soxr's filter is longer and cuts steeper, so those samples are not upstream's.
-    Samples must be finite. ValueError for rates of 0 Hz and below.
+    Besides what it returns, a call needs less than 300 MB at any rates. Samples must be finite.
+    Raises ValueError for rates of 0 Hz and below.
     """
 
     def __init__(self, source: int, target: int) -> None:
@@ -66,50 +67,50 @@ class Resampler:
         self._start()
 
     def _start(self) -> None:
-        self._received = self._made = 0
+        self._count_in = self._count_out = 0  # samples in, samples out
         if not self._direct:
             self._soxr = soxr.ResampleStream(self.source, self.target, 1, dtype="float32", quality="VHQ")
         self._pending = np.zeros(self._width, np.float32)  # from the first sample the unfinished block can see
 
     def feed(self, samples: npt.ArrayLike) -> Samples:
-        """The next samples in ``[n]``, any n; the samples out ``[m]`` that they settle."""
+        """Takes the next samples ``[n]``, any n, and returns the samples ``[m]`` that they complete."""
         whole = mono(samples)
-        self._received += len(whole)
+        self._count_in += len(whole)
         if self.source == self.target:
             return whole.copy()
         if not self._direct:
-            made: Samples = self._soxr.resample_chunk(np.ascontiguousarray(whole))
-            self._made += len(made)
-            return made
+            output: Samples = self._soxr.resample_chunk(np.ascontiguousarray(whole))
+            self._count_out += len(output)
+            return output
         # Output m sees the samples within `width` of m * step / phases; beyond them its row is exactly zero.
-        seen = self._received - self._width
-        return self._convolve(whole, seen * self._phases // self._step + 1 if seen >= 0 else 0)
+        last = self._count_in - self._width
+        return self._convolve(whole, last * self._phases // self._step + 1 if last >= 0 else 0)
 
     def flush(self) -> Samples:
-        """The samples still owed at the end of the input ``[m]``; after it the resampler is as new."""
-        total = -(-self._received * self._phases // self._step)
+        """The samples ``[m]`` that the end of the input completes; after it the resampler is as new."""
+        total = -(-self._count_in * self._phases // self._step)
         if self.source == self.target:
             rest = np.empty(0, np.float32)
         elif self._direct:
             rest = self._convolve(np.empty(0, np.float32), total)
         else:  # soxr rounds the length to nearest: silence brings the sample that may be missing
             silence = np.zeros(self._step // self._phases + 2, np.float32)
-            rest = self._soxr.resample_chunk(silence, last=True)[: total - self._made]
+            rest = self._soxr.resample_chunk(silence, last=True)[: total - self._count_out]
         self._start()
         return rest
 
     def _convolve(self, samples: Samples, until: int) -> Samples:
-        """Output samples ``[made:until]``; what has not come yet counts as zero."""
+        """Output samples from where the last call stopped up to `until`; input that has not come yet counts as zero."""
         pending = np.concatenate([self._pending, samples])
         size, start, pieces = self._rows * self._phases, 0, [np.empty(0, np.float32)]
-        while self._made < until:
-            first = self._made % size
-            last = min(size, first + until - self._made)
-            known = pending[start : start + len(self._signal)]
-            self._signal[: len(known)], self._signal[len(known) :] = known, 0
+        while self._count_out < until:
+            first = self._count_out % size
+            last = min(size, first + until - self._count_out)
+            present = pending[start : start + len(self._signal)]
+            self._signal[: len(present)], self._signal[len(present) :] = present, 0
             np.copyto(self._matrix, self._windows)
             pieces.append((self._matrix @ self._kernel).reshape(-1)[first:last])
-            self._made += last - first
+            self._count_out += last - first
             if last == size:
                 start += self._rows * self._step
         self._pending = pending[start:]

@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import msgspec
 
+from voxport.bench import run
+from voxport.bundle import Bundle, read_manifest
 from voxport.cli.errors import one_line
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, THREADS
-
-if TYPE_CHECKING:  # numpy and onnxruntime are imported when a verb runs
-    from voxport.graphs.stage import Stage
-    from voxport.manifest import StageRecord
+from voxport.graphs.stage import Stage
+from voxport.manifest import StageRecord
+from voxport.verify import BrokenError
+from voxport.verify import verify as rehearse
 
 
 @click.command(short_help="Say what a bundle is.")
@@ -28,10 +31,6 @@ def info(bundle: Path, tensors: bool, as_json: bool, check: bool) -> None:
       voxport info BUNDLE --tensors
       voxport info BUNDLE --json --no-check | jq .manifest.stages
     """
-    import msgspec
-
-    from voxport.bundle import Bundle
-
     opened = Bundle(bundle, check=check)
     manifest = opened.manifest
     graphs = {name: _tensors(opened.session(name).stage) for name in manifest.stages} if tensors else {}
@@ -55,12 +54,12 @@ def info(bundle: Path, tensors: bool, as_json: bool, check: bool) -> None:
         click.echo(f"  {name}: {_size(file.bytes)}")
 
 
-def _tensors(stage: "Stage") -> dict[str, list[str]]:
+def _tensors(stage: Stage) -> dict[str, list[str]]:
     kinds = {"inputs": stage.inputs, "outputs": stage.outputs, "state": stage.state}
     return {kind: [str(spec) for spec in specs] for kind, specs in kinds.items()}
 
 
-def _quantization(record: "StageRecord") -> str:
+def _quantization(record: StageRecord) -> str:
     if record.error_db is None:
         return ""
     return f", quantized: {record.error_db:.1f} dB, x{record.speed_up:.2f}"
@@ -85,13 +84,9 @@ def verify(bundle: Path, threads: int | None, as_json: bool) -> None:
     Example:
       voxport verify BUNDLE --threads 2
     """
-    from voxport.bundle import read_manifest
-    from voxport.verify import BrokenError
-    from voxport.verify import verify as run
-
     read_manifest(bundle)  # no bundle at all is bad input; anything wrong with one is a check that failed
     try:
-        rows = run(bundle, threads)
+        rows = rehearse(bundle, threads)
     except BrokenError as error:
         raise click.ClickException(one_line(error)) from error
     if as_json:
@@ -120,7 +115,5 @@ def bench(bundle: Path, seconds: float, chunk_factor: int, threads: int | None, 
       voxport bench BUNDLE
       voxport bench BUNDLE --seconds 30 --threads 2 --json
     """
-    from voxport.bench import run
-
     result = run.bench(bundle, seconds, threads, chunk_factor)
     click.echo(json.dumps(result, indent=2) if as_json else run.table(result))

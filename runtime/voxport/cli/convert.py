@@ -4,17 +4,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import click
+from tqdm import tqdm
 
+import voxport
+from voxport.audio import files, pipe
+from voxport.audio.files import Samples
+from voxport.audio.pipe import PIPE
 from voxport.cli.errors import BadInput
+from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, FLOAT, THREADS
+from voxport.systems import Converter, Stream
 
-if TYPE_CHECKING:  # numpy and onnxruntime are imported when the verb runs
-    from voxport.audio.files import Samples
-    from voxport.systems import Converter, Stream
-
+PIECE = 1 << 20  # samples at the model's rate that are made at once: a file of 1 Hz would fill the memory otherwise
 Mode = Literal["exact", "upstream", "offline"]
 
 
@@ -56,22 +60,17 @@ def convert(
       voxport convert BUNDLE recordings/ converted/ --mode offline
       arecord -t raw -f S16_LE -r 16000 | voxport convert BUNDLE - - | aplay -t raw -f S16_LE -r 16000
     """
-    from voxport import Converter, load
-    from voxport.audio.files import READABLE
-    from voxport.audio.pipe import PIPE
-    from voxport.cli.folder import each, report_failures
-
     if rate is not None and source != PIPE:
         raise BadInput(f"--rate {rate}: only raw stdin (-) needs it; {source} says its own rate")
     if float32 and target == PIPE:
         raise BadInput("--float: raw stdout is 16-bit; name a .wav file")
-    converter = load(bundle, threads=threads, check=check)
+    converter = voxport.load(bundle, threads=threads, check=check)
     if not isinstance(converter, Converter):
         raise BadInput(f"{bundle}: {converter.bundle.manifest.system} makes speech from text; use voxport say")
     options = Options(mode, chunk_factor, rate, float32)
     if source != PIPE and Path(source).is_dir():
         job = lambda file, out: convert_file(converter, str(file), str(out), options)  # noqa: E731
-        report_failures(each(Path(source), target, READABLE, ".wav", "audio", job), target)
+        report_failures(each(Path(source), target, files.READABLE, ".wav", "audio", job), target)
     else:
         convert_file(converter, source, target, options)
     if target != PIPE:
@@ -89,32 +88,36 @@ class Options:
 
 
 class _Sink(Protocol):
-    def write(self, samples: "Samples", /) -> object: ...
+    def write(self, samples: Samples, /) -> object: ...
 
 
-def convert_file(converter: "Converter", source: str, target: str, options: Options) -> None:
+def convert_file(converter: Converter, source: str, target: str, options: Options) -> None:
     """Converts one file or pipe (`-`); a file is written whole or not at all.
 
     Raises ValueError in one line for audio that cannot be read, or an output that is the input.
     """
-    from voxport.audio import files, pipe
-
-    if source == pipe.PIPE:
+    if source == PIPE:
         rate, blocks = options.rate or converter.sample_rate, pipe.read_raw(sys.stdin.buffer)
     else:
         _refuse_overwriting(Path(source), target)
         rate, blocks = files.sample_rate(source), files.blocks(source)
     stream = converter.stream(options.mode, options.chunk_factor, rate)
-    if target == pipe.PIPE:
+    blocks = _cut(blocks, max(1, PIECE * rate // converter.sample_rate))
+    if target == PIPE:
         _pump(stream, blocks, pipe.Pipe(sys.stdout.buffer), source)
     else:
         with files.Writer(target, converter.sample_rate, options.float32) as writer:
             _pump(stream, blocks, writer, source)
 
 
-def _pump(stream: "Stream", blocks: "Iterator[Samples]", sink: _Sink, name: str) -> None:
-    from tqdm import tqdm
+def _cut(blocks: Iterator[Samples], size: int) -> Iterator[Samples]:
+    """The same samples in blocks of at most `size`."""
+    for block in blocks:
+        for start in range(0, len(block), size):
+            yield block[start : start + size]
 
+
+def _pump(stream: Stream, blocks: Iterator[Samples], sink: _Sink, name: str) -> None:
     count = 0
     with tqdm(desc=name, unit="s", unit_scale=True, delay=1, leave=False, disable=not sys.stderr.isatty()) as bar:
         for block in blocks:
@@ -127,5 +130,5 @@ def _pump(stream: "Stream", blocks: "Iterator[Samples]", sink: _Sink, name: str)
 
 
 def _refuse_overwriting(source: Path, target: str) -> None:
-    if target != "-" and Path(target).exists() and source.exists() and Path(target).samefile(source):
+    if target != PIPE and Path(target).exists() and source.exists() and Path(target).samefile(source):
         raise ValueError(f"{target}: is the input; name another output")

@@ -5,7 +5,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
+from voxport.audio.pipe import PIPE
 from voxport.cli.errors import one_line
 
 
@@ -17,9 +19,7 @@ def each(
     `what`: the kind of file, for messages. Returns one line per file that failed. Raises ValueError when there is
     nothing to do.
     """
-    from tqdm import tqdm
-
-    if target == "-":
+    if target == PIPE:
         raise ValueError(f"{source}: is a folder; name an output folder")
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in kinds and p.is_file())
     if not files:

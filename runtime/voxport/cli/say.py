@@ -5,16 +5,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+import voxport
+from voxport.audio import files
+from voxport.audio.files import Samples
+from voxport.audio.pipe import PIPE
 from voxport.cli.errors import BadInput
+from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FLOAT, OUT, SEED, THREADS
-
-if TYPE_CHECKING:  # numpy and onnxruntime are imported when a verb runs
-    from voxport.audio.files import Samples
-    from voxport.systems import Speaker
+from voxport.cli.output import Progress, SilentError, load_tokens, refuse_token_path, save_tokens, write
+from voxport.systems import Speaker
 
 # What `Speaker.say` takes by name and the command has an option for; everything else is a setting.
 OPTIONS = ("voice", "language", "instruct", "ref_audio", "ref_text", "seed", "greedy", "stream")
@@ -68,9 +70,6 @@ def say(
       voxport say BUNDLE - -o - --stream < story.txt | aplay -t raw -f S16_LE -r 24000
       voxport say BUNDLE "Hey there." -o hey.wav --greedy --set dialect=classic --set max_new_tokens=200
     """
-    from voxport.audio.pipe import PIPE
-    from voxport.cli.output import Progress, SilentError, refuse_token_path, save_tokens, write
-
     if out == PIPE and (as_json or float32):
         raise BadInput(f"{'--json' if as_json else '--float'}: stdout carries raw 16-bit audio; name a file")
     if tokens is not None:
@@ -114,7 +113,7 @@ def say(
 def _text(argument: str) -> str:
     """The text to say, which `-` reads from stdin."""
     try:
-        text = sys.stdin.read().removesuffix("\n") if argument == "-" else argument
+        text = sys.stdin.read().removesuffix("\n") if argument == PIPE else argument
     except UnicodeDecodeError:
         raise BadInput("the text is not UTF-8") from None
     if any("\ud800" <= char <= "\udfff" for char in text):  # how Python passes on bytes that are not UTF-8
@@ -169,10 +168,6 @@ def tokenize(bundle: Path, source: str, out: str, threads: int | None, check: bo
       voxport tokenize BUNDLE me.wav -o me.npy
       voxport tokenize BUNDLE recordings/ -o tokens/
     """
-    from voxport.audio import files
-    from voxport.cli.folder import each, report_failures
-    from voxport.cli.output import refuse_token_path, save_tokens
-
     is_folder = Path(source).is_dir()
     if not is_folder:
         refuse_token_path(out)
@@ -204,15 +199,11 @@ def detokenize(bundle: Path, tokens: str, out: str, seed: int, float32: bool, th
       voxport detokenize BUNDLE me.npy -o me.wav
       voxport detokenize BUNDLE tokens/ -o recordings/
     """
-    from voxport.audio.pipe import PIPE
-    from voxport.cli.folder import each, report_failures
-    from voxport.cli.output import SilentError, load_tokens, write
-
     if float32 and out == PIPE:
         raise BadInput("--float: stdout carries raw 16-bit audio; name a file")
     speaker = _speaker(bundle, threads, check)
 
-    def chunks(file: str | Path) -> "Iterator[Samples]":
+    def chunks(file: str | Path) -> Iterator[Samples]:
         try:
             yield from speaker.detokenize(load_tokens(file), seed=seed)
         except ValueError as error:
@@ -232,11 +223,9 @@ def detokenize(bundle: Path, tokens: str, out: str, seed: int, float32: bool, th
         click.echo(out)
 
 
-def _speaker(bundle: Path, threads: int | None, check: bool) -> "Speaker":
+def _speaker(bundle: Path, threads: int | None, check: bool) -> Speaker:
     """The Speaker of a bundle. Raises BadInput when its system does not speak."""
-    from voxport import Speaker, load
-
-    model = load(bundle, threads=threads, check=check)
+    model = voxport.load(bundle, threads=threads, check=check)
     if not isinstance(model, Speaker):
         raise BadInput(f"{bundle}: {model.bundle.manifest.system} converts voices; use voxport convert")
     return model

@@ -1,3 +1,5 @@
+"""Audio files, read and written."""
+
 import contextlib
 import subprocess
 import sys
@@ -5,25 +7,13 @@ import wave
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import soundfile as sf
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
-from voxport.audio import files as audio
+from voxport.audio import files
 from voxport.audio.files import Samples, Writer, pcm16, read, write
-from voxport.audio.resample import Resampler, resample, sinc_kernel
 
-LLVC = Path(__file__).parents[1] / "fixtures" / "llvc"
-PAIRS = [(rate, 16000) for rate in (44100, 48000, 24000, 22050, 8000, 11025)] + [(16000, 24000)]
-COPRIME = (44101, 16000)
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, npt.NDArray[np.float32]]:
-    return load_file(LLVC / "golden.safetensors")
+LLVC = Path(__file__).parents[2] / "fixtures" / "llvc"
 
 
 def noise(count: int, seed: int = 0) -> Samples:
@@ -34,108 +24,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# ---- resampling
-
-
-def test_kernel_is_torchaudios(golden: dict[str, npt.NDArray[np.float32]]) -> None:
-    kernel, width = sinc_kernel(44100, 16000)
-    assert width == 17
-    assert np.abs(kernel[[0, 80, 159]] - golden["resample.kernel_rows"]).max() <= 1e-8
-
-
-@pytest.mark.parametrize(
-    ("source", "shape", "width"),
-    [(44100, (160, 475), 17), (48000, (1, 41), 19), (24000, (2, 23), 10), (22050, (320, 459), 9), (8000, (2, 15), 7)],
-)
-def test_kernel_sizes_are_upstreams(source: int, shape: tuple[int, int], width: int) -> None:
-    kernel, found = sinc_kernel(source, 16000)
-    assert (kernel.shape, found) == (shape, width)
-    assert kernel.dtype == np.float32
-
-
-def test_resampled_audio_is_upstreams(golden: dict[str, npt.NDArray[np.float32]]) -> None:
-    made = resample(golden["resample.mono"], 44100, 16000)
-    assert made.dtype == np.float32
-    np.testing.assert_allclose(made, golden["resample.audio_16k"], rtol=0, atol=3e-7)
-
-
-@pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_resampling_is_the_textbook_sum(source: int, target: int) -> None:
-    kernel, width = sinc_kernel(source, target)
-    phases, step = len(kernel), kernel.shape[1] - 2 * width
-    samples = noise(3000)
-    padded = np.pad(samples.astype(np.float64), (width, width + step))
-    frames = range(len(samples) // step + 1)
-    want = np.stack([kernel @ padded[f * step : f * step + kernel.shape[1]] for f in frames]).reshape(-1)
-    made = resample(samples, source, target)
-    assert len(made) == -(-phases * len(samples) // step)
-    np.testing.assert_allclose(made, want[: len(made)], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("pair", [*PAIRS, COPRIME, (16000, 44101)])
-@settings(max_examples=10, deadline=None)
-@given(count=st.integers(0, 30000), seed=st.integers(0, 9), cuts=st.lists(st.integers(0, 30000), max_size=12))
-def test_any_split_gives_the_same_samples(pair: tuple[int, int], count: int, seed: int, cuts: list[int]) -> None:
-    samples = noise(count, seed)
-    whole = resample(samples, *pair)
-    stream = Resampler(*pair)
-    pieces = [stream.feed(piece) for piece in np.split(samples, sorted(min(cut, count) for cut in cuts))]
-    split = np.concatenate([*pieces, stream.flush()])
-    assert len(whole) == -(-pair[1] * count // pair[0])
-    assert np.array_equal(split, whole)
-
-
-@pytest.mark.parametrize("pair", [(44100, 16000), (16000, 24000), COPRIME])
-def test_single_samples_give_the_same_and_flush_starts_afresh(pair: tuple[int, int]) -> None:
-    samples, stream = noise(700), Resampler(*pair)
-    for _ in range(2):
-        pieces = [stream.feed(samples[i : i + 1]) for i in range(len(samples))]
-        assert np.array_equal(np.concatenate([*pieces, stream.flush()]), resample(samples, *pair))
-
-
-def test_a_sample_comes_out_as_soon_as_its_filter_is_full() -> None:
-    stream = Resampler(44100, 16000)
-    assert len(stream.feed(noise(16))) == 0
-    assert len(stream.feed(noise(1))) == 1  # output 0 sees inputs -17..16
-    assert len(stream.feed(noise(441))) == 160
-
-
-@pytest.mark.parametrize("pair", [*PAIRS, COPRIME])
-def test_a_tone_keeps_its_pitch_level_and_place(pair: tuple[int, int]) -> None:
-    source, target = pair
-    made = resample(np.sin(2 * np.pi * 440 * np.arange(source) / source), source, target)
-    want = np.sin(2 * np.pi * 440 * np.arange(target) / target)
-    assert np.abs(made - want)[500:-500].max() < 4e-3  # torchaudio's filter itself ripples by 0.3 %
-
-
-def test_equal_rates_pass_samples_through() -> None:
-    samples, stream = noise(100), Resampler(16000, 16000)
-    made = stream.feed(samples)
-    assert np.array_equal(made, samples)
-    assert not np.shares_memory(made, samples)
-    assert len(stream.flush()) == 0
-
-
-@pytest.mark.parametrize("pair", [(0, 16000), (16000, -1)])
-def test_rates_must_be_positive(pair: tuple[int, int]) -> None:
-    for build in (Resampler, sinc_kernel):
-        with pytest.raises(ValueError, match="above 0 Hz"):
-            build(*pair)
-
-
-def test_resampler_wants_one_channel() -> None:
-    with pytest.raises(ValueError, match=r"one channel \[n\], not \[2, 5\]"):
-        Resampler(8000, 16000).feed(np.zeros((2, 5)))
-
-
 # ---- reading
 
 
-def test_stereo_is_averaged(golden: dict[str, npt.NDArray[np.float32]]) -> None:
+def test_stereo_is_averaged(llvc_golden: dict[str, Samples]) -> None:
     samples, rate = read(LLVC / "input_44k_stereo.wav")
-    assert rate == audio.sample_rate(LLVC / "input_44k_stereo.wav") == 44100
-    assert np.array_equal(samples, golden["resample.mono"])
-    assert np.array_equal(read(LLVC / "input_16k.wav")[0], golden["audio.input_16k"])
+    assert rate == files.sample_rate(LLVC / "input_44k_stereo.wav") == 44100
+    assert np.array_equal(samples, llvc_golden["resample.mono"])
+    assert np.array_equal(read(LLVC / "input_16k.wav")[0], llvc_golden["audio.input_16k"])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +60,7 @@ def test_every_sample_format_is_read(tmp_path: Path, name: str, subtype: str, bo
 def test_blocks_are_the_file(tmp_path: Path, name: str) -> None:
     sf.write(tmp_path / name, noise(50_000), 16000)
     whole, _ = sf.read(tmp_path / name, dtype="float32")
-    pieces = list(audio.blocks(tmp_path / name, 1000))
+    pieces = list(files.blocks(tmp_path / name, 1000))
     assert [len(piece) for piece in pieces] == [1000] * 50
     np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=0, atol=1e-6)
     np.testing.assert_allclose(read(tmp_path / name)[0], whole, rtol=0, atol=1e-6)
@@ -223,7 +119,7 @@ def test_bad_input_is_one_line_that_names_the_file(tmp_path: Path, kind: str, wo
 
 def test_a_block_holds_at_least_one_sample() -> None:
     with pytest.raises(ValueError, match="at least 1 sample"):
-        next(audio.blocks(LLVC / "input_16k.wav", 0))
+        next(files.blocks(LLVC / "input_16k.wav", 0))
 
 
 # ---- writing
