@@ -16,7 +16,7 @@ from voxport_exporters import pack as packing
 from voxport_exporters.systems import OPTIONS, SYSTEMS
 
 
-def test_export_packs_what_was_calls_for_and_shows_warnings(
+def test_export_packs_what_the_options_say_and_shows_warnings(
     llvc_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(shutil.copytree(llvc_checkpoint, tmp_path / "checkpoint"))
