@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from tqdm import tqdm
 
 import voxport
-from voxport.bundle import Bundle, record, writing
+from voxport.bundle import Bundle, writing
+from voxport.checksums import record
 from voxport.manifest import FORMAT, MANIFEST, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
 from voxport.recipe import Recipe, Rule
 from voxport_exporters.checkpoints import lockfile

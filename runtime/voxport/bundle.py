@@ -1,21 +1,20 @@
 """A bundle: a folder with `manifest.json`, one `<stage>.onnx` per stage, and what a system needs beside them."""
 
 import errno
-import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
+from voxport import atomic, checksums
 from voxport.graphs.ort import OrtSession
 from voxport.graphs.session import Session
-from voxport.manifest import FORMAT, MANIFEST, FileRecord, Manifest
+from voxport.manifest import FORMAT, MANIFEST, Manifest
 
+Check = bool | Literal["always"]
 Sessions = Callable[[Path, int], Session]  # (file of a graph, threads) -> what runs it
 Section = TypeVar("Section", bound=msgspec.Struct)
 
@@ -25,15 +24,18 @@ LISTED = ("**/*.onnx", "**/*.data", "tokenizer.json", "golden/*")  # no file of 
 class Bundle:
     """An opened bundle. Raises FileNotFoundError or ValueError, in one line that names the file and what to do."""
 
-    def __init__(self, path: str | os.PathLike[str], *, check: bool = True, sessions: Sessions = OrtSession) -> None:
-        """`check`: compare every file's size and sha256 with the manifest; `sessions`: what runs the graphs."""
+    def __init__(self, path: str | os.PathLike[str], *, check: Check = True, sessions: Sessions = OrtSession) -> None:
+        """`sessions`: what runs the graphs.
+
+        `check`: compare every file's size and sha256 with the manifest. True does not read files again that were right
+        before and have not changed since, "always" reads every file, False none.
+        """
         self._sessions = sessions
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
         _check_listing(self.path, self.manifest)
         if check:
-            for name, record in self.manifest.files.items():
-                _check(self.path / name, record)
+            checksums.check(self.path, self.manifest.files, remember=check != "always")
 
     def session(self, stage: str, threads: int = 1) -> Session:
         return self._sessions(self.path / f"{stage}.onnx", threads)
@@ -54,6 +56,7 @@ class Bundle:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the bundle at `path`, none of whose other files is looked at. Errors as opening it."""
     file = path / MANIFEST
+    atomic.recover(path.resolve())
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such bundle folder; make one with `voxport export`")
     if not file.is_file():
@@ -98,72 +101,36 @@ def _inside(name: str) -> bool:
     return not any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts)
 
 
-def _check(file: Path, want: FileRecord) -> None:
-    got = record(file)
-    if got != want:
-        what = (
-            f"{got.bytes} bytes, wanted {want.bytes}"
-            if got.bytes != want.bytes
-            else f"sha256 {got.sha256[:12]}..., wanted {want.sha256[:12]}..."
-        )
-        raise ValueError(f"{file}: corrupted ({what}); copy or export the bundle again")
-
-
-def record(file: Path) -> FileRecord:
-    """Size and sha256 of a file."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    return FileRecord(sha256=digest.hexdigest(), bytes=file.stat().st_size)
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[tuple[Path, Callable[[Manifest], None]]]:
-    """Yields (temporary folder, write_manifest); on success the folder takes the place of `path` in one rename.
+    """Yields (temporary folder, write_manifest); at the end the folder takes the place of `path` at once.
 
-    An existing bundle at `path` stays intact until then; anything else there is refused with FileExistsError.
+    An existing bundle at `path` stays intact until then. Raises FileExistsError when anything else is there, OSError
+    when there is no room, or no permission.
     """
     _replaceable(path)
     path = path.resolve()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from None
+        with atomic.replacement(path) as folder:
 
-    def write(manifest: Manifest) -> None:
-        raw = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (temporary / MANIFEST).write_bytes(raw + b"\n")
+            def write(manifest: Manifest) -> None:
+                raw = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+                (folder / MANIFEST).write_bytes(raw + b"\n")
 
-    try:
-        yield temporary, write
-        temporary.chmod(0o755)
-        _replaceable(path)  # still
-        if path.exists():  # a folder cannot be replaced by one rename: the old one steps aside first
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            old = path.rename(aside / "bundle")
-            try:
-                temporary.rename(path)
-            except BaseException:
-                old.rename(path)
-                aside.rmdir()
-                raise
-            shutil.rmtree(aside)
-        else:
-            temporary.rename(path)
+            yield folder, write
+            _replaceable(path)  # still
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OSError(f"{path}: could not be written to the end ({error.strerror}); is the disk full?") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replaceable(path: Path) -> None:
     """Raises FileExistsError unless `path` is free, or a folder that holds nothing but a bundle's own files."""
     if not path.exists():
         return
-    held = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
-    if path.is_dir() and not held:
+    found = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    if path.is_dir() and not found:
         return
     try:
         manifest = msgspec.json.decode((path / MANIFEST).read_bytes())
@@ -172,6 +139,6 @@ def _replaceable(path: Path) -> None:
         own = set()
     if not own:
         raise FileExistsError(f"{path}: exists and is not a bundle; name another folder")
-    if held - own:
-        first = path / sorted(held - own)[0]
+    if found - own:
+        first = path / sorted(found - own)[0]
         raise FileExistsError(f"{first}: is not part of the bundle and would be lost; move it or name another folder")

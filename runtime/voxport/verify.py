@@ -33,7 +33,7 @@ def verify(path: Path, threads: int | None = None) -> list[Row]:
     """Rehearses every mode of the model. BrokenError: a file is corrupted or missing, or a graph does not run."""
     file = path / "golden" / "rehearsal.safetensors"
     try:
-        model = open_model(Bundle(path), threads)
+        model = open_model(Bundle(path, check="always"), threads)
         manifest = model.bundle.manifest
         wanted = load_file(file)
         made = model.rehearse()

@@ -20,7 +20,9 @@ from tests.command import done, run
 from tests.runtime.test_bundle import MANIFEST
 from torch import Tensor, nn
 
-from voxport.bundle import Bundle, record, writing
+from voxport import atomic
+from voxport.bundle import Bundle, writing
+from voxport.checksums import record
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.section import Section
@@ -167,10 +169,11 @@ def test_a_swap_that_fails_half_way_is_undone(tmp_path: Path, monkeypatch: pytes
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.name.startswith(".b.") and target == out.resolve():
+        if self.name.startswith(".b.new.") and target == out.resolve():
             raise OSError("no")
         return rename(self, target)
 
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="no"), writing(out) as (temporary, _):
         (temporary / "a.bin").write_text("new")

@@ -18,6 +18,7 @@ ORDER = {
     "runtime/voxport": (
         "graphs draws bounds recipe atomic",
         "manifest",
+        "checksums",
         "audio bundle",
         "codecs speech",
         "systems.*",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.command import done, refusal, run
 
 import voxport
-from voxport.bundle import Bundle, record
+from voxport.bundle import Bundle
+from voxport.checksums import record
 from voxport.manifest import FORMAT, FileRecord, Manifest, Source, StageRecord
 from voxport.recipe import Recipe, Rule
 
