@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from voxport.bounds import Bound
-from voxport.bundle import Bundle, record
+from voxport.bundle import Bundle
+from voxport.checksums import record
 from voxport.graphs.ort import OPTIONS, OrtSession
 from voxport.recipe import Recipe
 from voxport_exporters import systems as exporters

@@ -11,6 +11,7 @@ from tests.command import done, refusal, run
 
 from voxport import checksums
 from voxport.bundle import Bundle, Check
+from voxport.manifest import FileRecord
 
 GRAPH = "convert.onnx.data"
 
@@ -34,7 +35,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     record = checksums.record
 
-    def recording(file: Path) -> checksums.FileRecord:
+    def recording(file: Path) -> FileRecord:
         names.append(file.name)
         return record(file)
 
@@ -89,7 +90,7 @@ def test_verify_reads_every_byte_whatever_is_remembered(bundle: Path) -> None:
 
 
 REPLACE: dict[str, Callable[[Path], object]] = {
-    "another file in its place": lambda file: shutil.copy2(file, file.with_suffix(".new")).replace(file),
+    "another file in its place": lambda file: Path(shutil.copy2(file, file.with_suffix(".new"))).replace(file),
     "touched": lambda file: os.utime(file),
 }
 
