@@ -37,9 +37,11 @@ def write(folder: Path, variant: str, seed: int) -> None:
     rows = (f"{name}: {value}\n" for name, value in table.items())
     (folder / "inference.yaml").write_text("".join(["CODEC_TYPE: snac\nCODEC_MODEL: null\nNUM_CODEBOOKS: 8\n", *rows]))
     recorder = Recorder()
+    speech = SnacConfig.of(held["snac"])
+    codes = vyvo_tokens.CodeIds(table["AUDIO_TOKENS_START"], speech.places, speech.codebook_size)
     with deferring():
         config = DecoderConfig.of(release["config"])
-        for _ in vyvo.parts(recorder, config, table["AUDIO_TOKENS_START"], table["END_OF_SPEECH"]):
+        for _ in vyvo.parts(recorder, config, codes, table["END_OF_SPEECH"]):
             pass
     save(lm / "model.safetensors", recorder.shapes, seed, half=True)
     save_codec(codec / "pytorch_model.bin", held["snac"], seed + 1)

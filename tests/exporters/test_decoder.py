@@ -22,10 +22,11 @@ from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.taps import tapped
 from voxport_exporters.pack import save
 from voxport_exporters.systems.vyvo import job as vyvo
+from voxport_exporters.systems.vyvo.tokens import CodeIds
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/vyvo"
 BOUND = 2e-4  # logits of size 10, through six layers
-AUDIO, END = 410, 402  # inference.yaml
+CODES, END = CodeIds(410, places=7, size=4096), 402  # inference.yaml, snac_24khz/config.json
 CAPACITY = 192
 Array = np.ndarray
 
@@ -254,7 +255,7 @@ def test_left_padded_batch_is_upstreams(model: Any, golden: dict[str, Tensor]) -
     logits, state = model(model.start(2), golden["batch_ids"].numpy(), 0, pads)
     hold(np.take_along_axis(logits, golden["batch.top_ids"].long().numpy(), 1), golden["batch.top_logits"])
     # and goes on as its rows would alone
-    step = np.array([[END], [AUDIO]])
+    step = np.array([[END], [CODES.start]])
     together, _ = model(state, step, golden["batch_ids"].shape[1], pads)
     for row, pad in enumerate(pads):
         ids = golden["batch_ids"][row : row + 1, pad:].numpy()
@@ -282,12 +283,12 @@ def test_teacher_forced_logits_are_upstreams(model: Any, golden: dict[str, Tenso
 def test_cut_heads_are_slices_of_the_head(golden: dict[str, Tensor], config: DecoderConfig) -> None:
     weights = Weights.open(FIXTURE / "lm")
     hidden = golden["batch.hidden_last"]
-    parts = {p.stage.name: p.net for p in vyvo.parts(weights, config, AUDIO, END) if p.stage.name != "lm"}
+    parts = {p.stage.name: p.net for p in vyvo.parts(weights, config, CODES, END) if p.stage.name != "lm"}
     whole = parts.pop("head")(hidden)[0]
-    for position in range(vyvo.POSITIONS):
-        at = AUDIO + position * vyvo.CODES
-        expected = torch.cat((whole[:, at : at + vyvo.CODES], whole[:, END : END + 1]), dim=1)
-        torch.testing.assert_close(parts[f"head.{position}"](hidden)[0], expected)
+    for place in range(7):
+        at = 410 + place * 4096
+        expected = torch.cat((whole[:, at : at + 4096], whole[:, END : END + 1]), dim=1)
+        torch.testing.assert_close(parts[f"head.{place}"](hidden)[0], expected)
 
 
 def test_shared_cache_equals_copied_cache(golden: dict[str, Tensor], graphs: dict[str, Graphs]) -> None:
@@ -311,7 +312,7 @@ def test_shared_cache_equals_copied_cache(golden: dict[str, Tensor], graphs: dic
 def test_fidelity_is_perfect_for_fp32_alone(recipe: str, golden: dict[str, Tensor], tmp_path: Path) -> None:
     with deferring():
         config = vyvo.read_config(FIXTURE / "lm/config.json")
-        every = {p.stage.name: p for p in vyvo.parts(Weights.open(FIXTURE / "lm"), config, AUDIO, END)}
+        every = {p.stage.name: p for p in vyvo.parts(Weights.open(FIXTURE / "lm"), config, CODES, END)}
     parts = {name: every[name] for name in ("lm", "head.0", "head.1")}
     for part in parts.values():
         save(part, tmp_path, vyvo.RECIPES[recipe], "cpu", [])

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from voxport_exporters import pack
+from voxport_exporters.checkpoints import lora
 from voxport_exporters.checkpoints.lora import merge
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.systems.vyvo import job as vyvo
@@ -50,6 +51,52 @@ def test_update_is_added(tmp_path: Path, config: dict[str, Any], scale: float) -
     assert torch.equal(weights.take("model.norm.weight", 4), BASE["model.norm.weight"])
     weights.take(f"{EMBED}.weight", 9, 4)
     weights.finish()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("(q_proj", "is no regular expression: missing )"),
+        ("*", "is no regular expression: nothing to repeat"),
+        ("(" * 20_000, "is no regular expression"),
+        ("((a|[a-z_.0-9])+)+!", "does not come to an end"),
+    ],
+)
+def test_a_pattern_that_cannot_be_matched_is_one_line(
+    pattern: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora, "PATTERN_SECONDS", 1.0)
+    folder = adapter(tmp_path / "lora", LORA, alpha_pattern={pattern: 8})
+    with pytest.raises(ValueError, match=r"^[^\n]*adapter_config\.json: alpha_pattern: [^\n]*$") as error:
+        merge(base(tmp_path), folder, tied=False)
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"lora_alpha": None}, "lora_alpha is null"),
+        ({"lora_alpha": "x"}, 'lora_alpha is "x"'),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save is"),
+        ({"init_lora_weights": []}, "init_lora_weights [] adapters are not merged here"),
+        ({"peft_type": {}}, "{} adapters are not merged here"),
+    ],
+)
+def test_a_wrong_value_in_an_adapters_config_is_one_line(config: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]*adapter_config\.json: [^\n]*$") as error:
+        merge(base(tmp_path), adapter(tmp_path / "lora", LORA, **config), tied=False)
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"lora_B": None}, {"lora_B": torch.zeros(6, 3)}, {"lora_A": torch.zeros(())}])
+def test_halves_of_an_update_that_do_not_go_together_are_one_line(change: dict[str, Any], tmp_path: Path) -> None:
+    key = {part: f"base_model.model.{Q}.{part}.weight" for part in change}
+    tensors = {k: t for k, t in LORA.items() if k not in key.values()}
+    tensors |= {key[part]: tensor for part, tensor in change.items() if tensor is not None}
+    with pytest.raises(ValueError, match=r"^[^\n]*adapter_model\.safetensors: (lacks|[^\n]* are no update B A)"):
+        merge(base(tmp_path), adapter(tmp_path / "lora", tensors), tied=False)
 
 
 def test_embedding_update_and_replaced_module(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tests.command import refusal, run
 
 from voxport.audio.files import File
 from voxport.systems.vyvo.section import Section
+from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.systems.vyvo import job as vyvo
 from voxport_exporters.systems.vyvo import tokens as vyvo_tokens
 
@@ -42,9 +43,10 @@ def test_built_in_tables_are_upstreams(name: str, start: int, stop: int, pad: in
     table = vyvo_tokens.TABLES[name]
     assert (table["START_OF_SPEECH"], table["END_OF_SPEECH"], table["PAD_TOKEN"]) == (start, stop, pad)
     assert table["AUDIO_TOKENS_START"] == audio
-    vyvo_tokens.check(table, last + 1, 7 * 4096, name)
+    codes = vyvo_tokens.CodeIds(audio, places=7, size=4096)
+    vyvo_tokens.check(table, last + 1, codes, name)
     with pytest.raises(ValueError, match="do not fit the vocabulary"):
-        vyvo_tokens.check(table, last, 7 * 4096, name)
+        vyvo_tokens.check(table, last, codes, name)
 
 
 def test_the_layout_of_the_release_is_found(checkpoint: Path) -> None:
@@ -69,10 +71,10 @@ def test_the_layout_of_the_release_is_found(checkpoint: Path) -> None:
 def test_tables_that_do_not_fit_are_refused(checkpoint: Path) -> None:
     yaml = checkpoint / "inference.yaml"
     line = refused(checkpoint, "--tokens", "lfm2")
-    assert "audio ids 64410..93081 do not fit the vocabulary of 29083" in line
+    assert "audio ids 64410..93081 (7 codes of 4096 per frame) do not fit the vocabulary of 29083" in line
     assert "--tokens (lfm2, qwen3, llama3, a yaml)" in line
     edit(yaml, "AUDIO_TOKENS_START: 410", "AUDIO_TOKENS_START: 412")
-    assert "audio ids 412..29083 do not fit the vocabulary of 29083" in refused(checkpoint)
+    assert "audio ids 412..29083 (7 codes of 4096 per frame) do not fit the vocabulary of 29083" in refused(checkpoint)
     edit(yaml, "AUDIO_TOKENS_START: 412", "AUDIO_TOKENS_START: 405")
     assert "START_OF_AI 405 is taken" in refused(checkpoint)
     edit(yaml, "AUDIO_TOKENS_START: 405", "AUDIO_START: 410")
@@ -86,6 +88,7 @@ def test_tables_that_do_not_fit_are_refused(checkpoint: Path) -> None:
     [
         ("CODEC_TYPE: snac", "CODEC_TYPE: mimi", "CODEC_TYPE mimi: this language model speaks another codec"),
         ("END_OF_TEXT: 7", "END_OF_TEXT: seven", "END_OF_TEXT 'seven' is not an id"),
+        ("END_OF_TEXT: 7", "END_OF_TEXT: " + "7" * 5000, "is not an id"),
         ("END_OF_TEXT: 7", "END_OF_TEXT: 7\nSTART_OF_SONG: 8", "holds unknown START_OF_SONG"),
         ("END_OF_TEXT: 7", "END_OF_TEXT: 7\nEND_OF_TEXT: 8", "line 7 is not a new `NAME: value`"),
         ("END_OF_TEXT: 7", "- 7", "line 6 is not a new `NAME: value`"),
@@ -106,9 +109,27 @@ def test_a_codec_that_does_not_belong_is_refused(checkpoint: Path) -> None:
     held = json.loads(config.read_text())
     config.write_text(json.dumps(held | {"vq_strides": [8, 4, 2, 1]}))
     line = refused(checkpoint)
-    assert "15 codes of 4096 per frame, the language model speaks 7 of 4096: they do not belong together" in line
+    assert "audio ids 410..61849 (15 codes of 4096 per frame) do not fit the vocabulary of 29083" in line
+    assert "give the codec's own folder with --codec" in line
     config.write_text(json.dumps(held | {"codebook_size": 1024}))
-    assert "7 codes of 1024 per frame" in refused(checkpoint)
+    line = refused(checkpoint)
+    assert "the codec makes 7 codes of 1024 per frame, and the vocabulary of 29083 has room for more" in line
+    assert "they do not belong together; give the codec's own folder with --codec" in line
+
+
+def test_the_heads_follow_the_codec_and_the_token_table(checkpoint: Path) -> None:
+    """Two levels make three codes per frame: three heads, each with the codes of its place and the end."""
+    config = checkpoint / "snac_24khz" / "config.json"
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps(fields | {"vq_strides": [4, 2], "codebook_size": 28673 // 3}))
+    nets = {}
+    with deferring():
+        for part in vyvo.job(checkpoint).parts:
+            nets[part.stage.name] = part
+            if part.stage.name == "head":
+                break
+    assert list(nets) == ["lm", "head.0", "head.1", "head.2", "head"]
+    assert [part.stage.outputs[0].shape[1] for name, part in nets.items() if "." in name] == [9558] * 3
 
 
 def test_what_is_missing_is_named(checkpoint: Path, tmp_path: Path) -> None:

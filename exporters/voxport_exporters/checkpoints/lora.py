@@ -3,17 +3,21 @@
 weights = merge(Weights.open(base), adapter_folder, tied=False)
 """
 
+import json
 import math
-import re
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from voxport_exporters.checkpoints import jsonfile
+from voxport_exporters.checkpoints.jsonfile import parse
 from voxport_exporters.checkpoints.weights import Weights
 
 Change = Callable[[Tensor], Tensor]
@@ -31,10 +35,21 @@ REFUSED = (  # kinds whose update is more than scale B A
 )
 INITIALISED = (None, True, False, "gaussian", "eva", "orthogonal")  # the others change the base's weights too
 ADVICE = "merge with PEFT and export the result"
+PATTERN_SECONDS = 5.0  # a pattern that takes longer to try on all modules never ends
+
+
+class AdapterConfig(msgspec.Struct, frozen=True):
+    """What adapter_config.json says about the size of an update."""
+
+    lora_alpha: float
+    alpha_pattern: dict[str, float] | None = None  # regular expression for the end of a module's name -> its alpha
+    use_rslora: bool | None = False
+    modules_to_save: list[str] | None = None
+    ensure_weight_tying: bool | None = False
 
 
 def merge(base: Weights, folder: Path, tied: bool) -> Weights:
-    """`base` with the adapter in `folder` merged. ValueError in one line when it is of another kind or model.
+    """`base` with the adapter in `folder` merged. Raises ValueError in one line when it is of another kind or model.
 
     `tied`: the base's head is its embedding. PEFT saves a module of its own for each that was trained in full, and an
     untrained one keeps the old matrix: the result then holds a head and an embedding that differ.
@@ -42,23 +57,20 @@ def merge(base: Weights, folder: Path, tied: bool) -> Weights:
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; an adapter is a folder that PEFT saved")
-    config = jsonfile.read(file)
-    other = [name for name in (*REFUSED, "fan_in_fan_out") if config.get(name)]
-    if config.get("init_lora_weights") not in INITIALISED:
-        other.append(f"init_lora_weights {config['init_lora_weights']}")
-    if config.get("peft_type") != "LORA" or other:
-        kind = ", ".join([str(config.get("peft_type")), *other])
-        raise ValueError(f"{file}: {kind} adapters are not merged here; {ADVICE}")
+    fields = jsonfile.read(file)
+    _check_kind(file, fields)
+    config = parse(fields, AdapterConfig, str(file))
     adapter = Weights.open(folder / "adapter_model.safetensors")
+    names = {key: _module(key) for key in sorted(adapter.keys)}
+    alphas = _alphas(file, config, [name for name, part in names.values() if part])
     replaced: dict[str, Change] = {}
     added: dict[str, Change] = {}
     shapes = {}
-    for key in sorted(adapter.keys):
-        name, _, part = key.removeprefix(WRAPPED).partition(".lora_")
-        name = name.replace(".base_layer", "")
+    for key, (name, part) in names.items():
         if part in ("A.weight", "A.default.weight", "embedding_A"):
             other_key = key.replace("lora_A", "lora_B").replace("lora_embedding_A", "lora_embedding_B")
-            scale = _scale(config, name, adapter.shape(key))
+            rank = _rank(adapter, key, other_key)
+            scale = alphas[name] / (math.sqrt(rank) if config.use_rslora else rank)
             added[f"{name}.weight"] = partial(_add, adapter, key, other_key, scale)
         elif not part:
             target = name.replace(".modules_to_save", "")
@@ -68,36 +80,88 @@ def merge(base: Weights, folder: Path, tied: bool) -> Weights:
             raise ValueError(f"{folder}: {key} is not a LoRA weight; {ADVICE}")
     if tied and (both := sorted({EMBEDDING, HEAD} & added.keys())):
         raise ValueError(f"{folder}: adds to {both[0]}, which is the embedding and the head at once; {ADVICE}")
-    if tied and not base.has(HEAD) and (HEAD in replaced or _alone(config)):
+    if tied and not base.has(HEAD) and (HEAD in replaced or _embedding_alone(config)):
         base = base.copied(EMBEDDING, HEAD)
-    strangers = sorted((replaced.keys() | added.keys()) - base.keys)
-    if strangers:
-        raise ValueError(
-            f"{folder}: changes {strangers[0]}, which {base.source} lacks; is it the adapter's base model?"
-        )
+    unknown = sorted((replaced.keys() | added.keys()) - base.keys)
+    if unknown:
+        raise ValueError(f"{folder}: changes {unknown[0]}, which {base.source} lacks; is it the adapter's base model?")
     change = replaced | {target: _after(replaced.get(target), add) for target, add in added.items()}
     return base.changed(change, shapes)
 
 
-def _alone(config: dict[str, Any]) -> bool:
+def _check_kind(file: Path, fields: dict[str, Any]) -> None:
+    """Raises ValueError when the adapter is more than an update scale B A of some weights."""
+    other = [name for name in (*REFUSED, "fan_in_fan_out") if fields.get(name)]
+    if fields.get("init_lora_weights") not in INITIALISED:
+        other.append(f"init_lora_weights {jsonfile.short(fields['init_lora_weights'])}")
+    if fields.get("peft_type") != "LORA" or other:
+        kind = ", ".join([jsonfile.short(fields.get("peft_type")), *other])
+        raise ValueError(f"{file}: {kind} adapters are not merged here; {ADVICE}")
+
+
+def _module(key: str) -> tuple[str, str]:
+    """(name in the base, what of an update the key holds, or nothing) of an adapter's key."""
+    name, _, part = key.removeprefix(WRAPPED).partition(".lora_")
+    return name.replace(".base_layer", ""), part
+
+
+def _embedding_alone(config: AdapterConfig) -> bool:
     """True where the embedding was trained as a module of its own, which the head does not follow."""
-    saved = config.get("modules_to_save") or []
-    return any(f".{EMBEDDING}".endswith(f".{name}.weight") for name in saved) and not config.get("ensure_weight_tying")
+    saved = config.modules_to_save or []
+    return any(f".{EMBEDDING}".endswith(f".{name}.weight") for name in saved) and not config.ensure_weight_tying
 
 
 def _after(first: Change | None, then: Change) -> Change:
     return (lambda weight: then(first(weight))) if first else then
 
 
-def _scale(config: dict[str, Any], module: str, shape: tuple[int, ...]) -> float:
-    """alpha / rank, or alpha / sqrt(rank); alpha may differ by pattern of module names. The rank is that of A."""
-    alpha = config["lora_alpha"]
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = value
-            break
-    rank = shape[0]
-    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+def _rank(adapter: Weights, a: str, b: str) -> int:
+    """The rank of an update B A. Raises ValueError when there is no B, or when it does not go with A."""
+    first, second = adapter.shape(a), adapter.shape(b)
+    if len(first) != 2 or len(second) != 2 or first[0] != second[1] or not first[0]:
+        raise ValueError(f"{adapter.source}: {a} {list(first)} and {b} {list(second)} are no update B A")
+    return first[0]
+
+
+# Run apart, since nothing stops a regular expression that backtracks without end. As PEFT matches: the first that fits.
+_MATCH = """
+import json, re, sys
+patterns, modules = json.load(sys.stdin)
+for pattern in patterns:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        json.dump([pattern, str(error)], sys.stdout)
+        sys.exit(1)
+ends = [re.compile(rf"(.*\\.)?({pattern})$") for pattern in patterns]
+json.dump([next((i for i, end in enumerate(ends) if end.match(module)), None) for module in modules], sys.stdout)
+"""
+
+
+def _alphas(file: Path, config: AdapterConfig, modules: Iterable[str]) -> dict[str, float]:
+    """Name of a module -> its alpha, which may differ by pattern.
+
+    Raises ValueError when a pattern is no regular expression, or one that does not come to an end.
+    """
+    names, patterns = sorted({*modules}), config.alpha_pattern or {}
+    alphas = dict.fromkeys(names, config.lora_alpha)
+    if not patterns:
+        return alphas
+    run = [sys.executable, "-I", "-S", "-c", _MATCH]
+    text = json.dumps([[*patterns], names])
+    try:
+        done = subprocess.run(run, input=text, capture_output=True, text=True, timeout=PATTERN_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        shown = ", ".join(map(jsonfile.short, patterns))
+        raise ValueError(f"{file}: alpha_pattern: matching {shown} does not come to an end; {ADVICE}") from None
+    if done.returncode or not done.stdout:
+        pattern, why = json.loads(done.stdout) if done.stdout else ("", "cannot be matched")
+        raise ValueError(f"{file}: alpha_pattern: {jsonfile.short(pattern)} is no regular expression: {why}")
+    values = [*patterns.values()]
+    for name, index in zip(names, json.loads(done.stdout), strict=True):
+        if index is not None:
+            alphas[name] = values[index]
+    return alphas
 
 
 def _add(adapter: Weights, a: str, b: str, scale: float, weight: Tensor) -> Tensor:
@@ -105,8 +169,10 @@ def _add(adapter: Weights, a: str, b: str, scale: float, weight: Tensor) -> Tens
     update = second @ first  # [out, rank] @ [rank, in]; of an embedding [width, rank] @ [rank, rows]
     update = update.T if "lora_embedding_A" in a else update
     if update.shape != weight.shape:
-        wanted, got = list(weight.shape), list(update.shape)
-        raise ValueError(f"{adapter.source}: {a} changes a weight of shape {got}, the base has {wanted}: another model")
+        found, expected = list(update.shape), list(weight.shape)
+        raise ValueError(
+            f"{adapter.source}: {a} changes a weight of shape {found}, the base has {expected}: another model"
+        )
     return weight.to(torch.float32) + scale * update
 
 

@@ -18,6 +18,7 @@ from voxport_exporters.nets.ops import ACTIVATIONS
 
 Mixer = Literal["full", "sliding", "conv"]
 FAMILIES = ("lfm2", "qwen2", "qwen3", "llama")
+_CONTEXTS = {"lfm2": 128000, "qwen2": 32768, "qwen3": 32768, "llama": 2048}  # transformers' max_position_embeddings
 _MIXERS: dict[str, Mixer] = {"full_attention": "full", "sliding_attention": "sliding", "conv": "conv"}
 
 
@@ -59,6 +60,7 @@ class DecoderConfig:
     ffn: int
     eps: float
     rope: Rope
+    context: int  # positions it was trained for
     activation: str = "silu"
     tied: bool = True  # the head is the embedding
     qk_norm: bool = False
@@ -208,6 +210,7 @@ class _Lfm2(_Fields, frozen=True, kw_only=True):
             ffn=ffn,
             eps=self.norm_eps,
             rope=self.rope(default=1e6),
+            context=self.max_position_embeddings or _CONTEXTS[family],
             tied=bool(tied),
             qk_norm=True,
             kernel=self.conv_L_cache,
@@ -246,6 +249,7 @@ class _Llama(_Fields, frozen=True, kw_only=True):
             ffn=self.intermediate_size,
             eps=self.rms_norm_eps,
             rope=self.rope(default=1e4),
+            context=self.max_position_embeddings or _CONTEXTS[family],
             activation=self.hidden_act,
             tied=bool(self.tie_word_embeddings),
             qk_norm=family == "qwen3",

@@ -71,6 +71,11 @@ class SnacConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.vq_strides[0]
 
     @property
+    def places(self) -> int:
+        """Codes per frame, of all levels."""
+        return sum(self.frame // stride for stride in self.vq_strides)
+
+    @property
     def unit(self) -> int:
         """Latent columns that must come together: the attention's window, or 1."""
         return self.attn_window_size or 1

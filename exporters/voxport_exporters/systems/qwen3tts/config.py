@@ -59,7 +59,6 @@ class TalkerConfig(msgspec.Struct, frozen=True):
     num_attention_heads: Size = 16
     num_code_groups: Size = 32
     text_hidden_size: Size = 2048
-    max_position_embeddings: Size = 32768
     spk_id: dict[str, Count] | None = None
     spk_is_dialect: dict[str, bool | str] | None = None
     codec_language_id: dict[str, Count] | None = None

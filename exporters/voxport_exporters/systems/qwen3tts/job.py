@@ -114,7 +114,7 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
             codes=config.predictor_layers.vocab,
             frame=speech.decode_upsample_rate,
             least_tokens=LEAST_TOKENS,
-            context=config.talker.max_position_embeddings,
+            context=config.talker_layers.context,
             instruct=not base and config.variant != "0.6b-customvoice",
             speaker_encoder=(
                 SpeakerEncoderSection(config.speaker.sample_rate, config.speaker.least) if config.speaker else None

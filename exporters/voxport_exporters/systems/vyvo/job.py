@@ -1,8 +1,9 @@
 """VyvoTTS: an LFM2, Qwen3 or Llama language model that speaks SNAC tokens (docs/systems/vyvo.md).
 
-Stages: `lm` turns token ids into the last hidden state; `head.0` .. `head.6` turn that into the logits of the 4,097
-ids the grammar allows at each of a frame's seven positions (the position's codes in order, then END_OF_SPEECH); `head`
-gives all logits, for runs without the grammar. `codec_decode` and `codec_encode` are SNAC's (snac.py).
+Stages: `lm` turns token ids into the last hidden state; `head.0`, `head.1` .. turn that into the logits of the ids that
+the grammar allows at each place of a frame (the codes of that place in order, then END_OF_SPEECH): seven places of
+4,096 codes with the released codec. `head` gives all logits, for runs without the grammar. `codec_decode` and
+`codec_encode` are SNAC's (codecs/snac/).
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.numpy import save_file
@@ -20,20 +22,19 @@ from voxport.manifest import Fidelity, Setting
 from voxport.recipe import Recipe, Rule
 from voxport.systems.vyvo.section import Section
 from voxport.systems.vyvo.speaker import Speaker
-from voxport_exporters.checkpoints import jsonfile
+from voxport_exporters.checkpoints import folder, jsonfile
+from voxport_exporters.checkpoints.jsonfile import Count, parse
 from voxport_exporters.checkpoints.lora import EMBEDDING, HEAD, merge
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac import stages as snac
-from voxport_exporters.codecs.snac.config import SnacConfig
 from voxport_exporters.graphs.fidelity import fidelity
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.nets.decoder import Head, LanguageModel, state_of
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.vyvo import tokens as vyvo_tokens
+from voxport_exporters.systems.vyvo.tokens import CodeIds
 
-POSITIONS = 7  # tokens per frame
-CODES = 4096  # ids per position
 CAPACITY = 512  # cached tokens a typical step runs beside; sizes the traced example only
 
 _TABLE = Rule("int8row", weights="embedding")
@@ -48,8 +49,6 @@ RECIPES = {
     "hqq4": Recipe("hqq4", [Rule("hqq4", block=64), _TABLE, *_CACHE, _CODEC]),
 }
 CODEC_RECIPES = {name: Recipe(f"codec-{name}", [_CODEC, *snac.RECIPES[name].rule]) for name in ("fp32", "int8")}
-
-CONTEXTS = {"lfm2": 128000, "qwen2": 32768, "qwen3": 32768, "llama": 2048}  # of transformers, by family
 
 # Every setting of `say` and its default (docs/systems/vyvo.md 4, 5); top_k comes from the checkpoint. What is named
 # <dialect>.x or clone.x replaces x there. Upstream's vLLM engine samples with top_p 0.8 and repetition_penalty 1.3.
@@ -93,7 +92,7 @@ def job(
 
     `codec`: SNAC's folder, `tokens`: a built-in token table or a yaml, `tokenizer`: the folder of a tokenizer.json;
     all are found in `root` when not given. `lora`: an adapter that PEFT saved, merged.
-    FileNotFoundError or ValueError say in one line what is missing.
+    Raises FileNotFoundError or ValueError that say in one line what is missing.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
@@ -102,22 +101,21 @@ def job(
     if variant not in (None, config.family):
         raise ValueError(f"{root}: holds variant {config.family}, not {variant}")
     table, yaml = vyvo_tokens.find([root, lm], tokens, config.family)
-    vyvo_tokens.check(table, config.vocab, POSITIONS * CODES, str(yaml or lm))
     speech_config, speech_weights = snac.find(codec or _codec(root))
     speech = snac.read_config(speech_config)
-    _belongs(speech, speech_config)
-    words = (tokenizer or lm) / "tokenizer.json"
-    if not words.is_file():
-        raise FileNotFoundError(f"{words}: no such tokenizer; give the folder that holds it with --tokenizer")
-    weights = sorted(p for p in lm.iterdir() if p.name.endswith((".safetensors", ".safetensors.index.json")))
+    codes = CodeIds(table["AUDIO_TOKENS_START"], speech.places, speech.codebook_size)
+    vyvo_tokens.check(table, config.vocab, codes, str(yaml or lm))
+    tokenizer_file = (tokenizer or lm) / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give the folder that holds it with --tokenizer")
+    generation = lm / "generation_config.json"
     adapter = [lora / "adapter_config.json", lora / "adapter_model.safetensors"] if lora else []
-    beside = [p for p in (lm / "generation_config.json", yaml) if p is not None and p.is_file()]
+    optional = [path for path in (generation, yaml) if path is not None and path.is_file()]
 
     def all_parts() -> Iterator[Part]:
-        read = Weights.open(lm)
-        read = merge(read, lora, tied=_tied(read, config)) if lora else read
-        own = replace(config, tied=_tied(read, config))
-        yield from parts(read, own, table["AUDIO_TOKENS_START"], table["END_OF_SPEECH"])
+        weights = Weights.open(lm)
+        weights = merge(weights, lora, tied=_tied(weights, config)) if lora else weights
+        yield from parts(weights, replace(config, tied=_tied(weights, config)), codes, table["END_OF_SPEECH"])
         yield from snac.parts(Weights.open(speech_weights), speech)
 
     return Job(
@@ -125,73 +123,63 @@ def job(
         variant=config.family,
         sample_rate=speech.sampling_rate,
         parts=all_parts(),
-        checkpoint=(lm / "config.json", *weights, *adapter, *beside, words, speech_config, speech_weights),
+        checkpoint=(
+            *(lm / "config.json", *folder.with_shards(folder.weights(lm))),
+            *(*adapter, *optional, tokenizer_file, speech_config, speech_weights),
+        ),
         root=root,
-        section=Section(_context(lm / "config.json", config.family), REFERENCE_SECONDS, snac.section(speech)),
+        section=Section(config.context, REFERENCE_SECONDS, snac.section(speech)),
         tokens=table,
-        sampling=SAMPLING | {"top_k": _top_k(lm / "generation_config.json")},
+        sampling=SAMPLING | {"top_k": _top_k(generation)},
         voices=VOICES,
-        files={"tokenizer.json": words},
+        files={"tokenizer.json": tokenizer_file},
         golden=_golden,
-        fidelity=partial(_fidelity, table=table),
+        fidelity=partial(_fidelity, table=table, codes=codes),
     )
 
 
 def _codec(root: Path) -> Path:
     """The folder below `root` whose config.json is SNAC's."""
-    found = [p.parent for p in sorted(root.glob("*/config.json")) if '"vq_strides"' in p.read_text(errors="replace")]
+    found = folder.below(root, '"vq_strides"')
     if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "none"
+        names = ", ".join(path.name for path in found) or "none"
         raise FileNotFoundError(f"{root}: wanted one SNAC folder below it, found {names}; give it with --codec")
     return found[0]
 
 
-def _belongs(speech: SnacConfig, path: Path) -> None:
-    places = sum(speech.frame // stride for stride in speech.vq_strides)
-    if (places, speech.codebook_size) != (POSITIONS, CODES):
-        raise ValueError(
-            f"{path}: {places} codes of {speech.codebook_size} per frame, the language model speaks {POSITIONS} of "
-            f"{CODES}: they do not belong together; give the folder of snac_24khz with --codec"
-        )
+class _Generation(msgspec.Struct, frozen=True):
+    """generation_config.json. Upstream's code sets no top_k, and transformers takes 50 where the file has none."""
 
-
-def _context(file: Path, family: str) -> int:
-    """Positions the language model was trained for; transformers' default where its config is silent."""
-    held = jsonfile.read(file).get("max_position_embeddings", CONTEXTS[family])
-    if type(held) is not int or held < 1:
-        raise ValueError(f"{file}: max_position_embeddings is {held!r}, wanted a whole number from 1 on")
-    return held
+    top_k: Count | None = 50
 
 
 def _top_k(path: Path) -> int:
-    """The checkpoint's; upstream's code sets none, and transformers takes 50 where the file has none either."""
-    held = jsonfile.read(path) if path.is_file() else {}
-    return int(held.get("top_k", 50) or 0)
+    return parse(jsonfile.read(path), _Generation, str(path)).top_k or 0 if path.is_file() else 50
 
 
-def _fidelity(made: Mapping[str, Part], folder: Path, table: Mapping[str, int]) -> Fidelity:
-    """On a made-up prompt and eight frames of codes, every position read by its own head."""
-    text, codes = _made_up(table["TOKENIZER_LENGTH"], table["AUDIO_TOKENS_START"], frames=8)
-    tokens = np.concatenate((text, [table["START_OF_SPEECH"]], codes))
-    heads = [(len(text) + k, f"head.{k % POSITIONS}") for k in range(codes.size)]
-    return fidelity(made, folder, tokens, heads)
+def _fidelity(graphs: Mapping[str, Part], target: Path, table: Mapping[str, int], codes: CodeIds) -> Fidelity:
+    """On an invented prompt and eight frames of codes, every place read by its own head."""
+    text, speech = _example(table["TOKENIZER_LENGTH"], codes, frames=8)
+    tokens = np.concatenate((text, [table["START_OF_SPEECH"]], speech))
+    heads = [(len(text) + k, f"head.{k % codes.places}") for k in range(speech.size)]
+    return fidelity(graphs, target, tokens, heads)
 
 
-def _made_up(words: int, audio_start: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Twelve ids below `words`, and the ids of some frames of codes."""
+def _example(words: int, codes: CodeIds, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twelve random ids below `words`, and the ids of some random frames of codes."""
     rng = np.random.default_rng(0)
     text = rng.integers(0, words, 12)
-    codes = rng.integers(0, CODES, (frames, POSITIONS)) + audio_start + CODES * np.arange(POSITIONS)
-    return text, codes.ravel()
+    starts = codes.start + codes.size * np.arange(codes.places)
+    return text, (rng.integers(0, codes.size, (frames, codes.places)) + starts).ravel()
 
 
-def _golden(bundle: Bundle, folder: Path) -> None:
-    """What this bundle makes of fixed inputs, for `voxport verify` on the target machine."""
-    save_file(Speaker(bundle).rehearse(), folder / "rehearsal.safetensors")
+def _golden(bundle: Bundle, target: Path) -> None:
+    """What this bundle computes from fixed inputs, for `voxport verify` on the target machine."""
+    save_file(Speaker(bundle).rehearse(), target / "rehearsal.safetensors")
 
 
 def read_config(path: Path) -> DecoderConfig:
-    """The language model's config.json. FileNotFoundError, or ValueError in one line that names the file."""
+    """The language model's config.json. Raises FileNotFoundError or ValueError that name the file, in one line."""
     return DecoderConfig.of(jsonfile.read(path), str(path))
 
 
@@ -206,27 +194,24 @@ def _tied(weights: Weights, config: DecoderConfig) -> bool:
     return torch.equal(head, embedding)
 
 
-def parts(weights: Weights, config: DecoderConfig, audio_start: int, end_of_speech: int) -> Iterator[Part]:
-    """The graphs of the language model; every key of `weights` is accounted for when the last one has been taken.
-
-    `audio_start`: id of code 0 at position 0.
-    """
-    if audio_start + POSITIONS * CODES > config.vocab:
+def parts(weights: Weights, config: DecoderConfig, codes: CodeIds, end_of_speech: int) -> Iterator[Part]:
+    """The graphs of the language model; every key of `weights` is accounted for when the last one has been taken."""
+    if codes.stop > config.vocab:
         raise ValueError(
-            f"{weights.source}: vocabulary of {config.vocab} ends before the audio ids "
-            f"{audio_start}..{audio_start + POSITIONS * CODES - 1}; is the token table that of this checkpoint?"
+            f"{weights.source}: its vocabulary of {config.vocab} has no audio ids {codes.start}..{codes.stop - 1}; "
+            "is the token table that of this checkpoint?"
         )
     sizes = {"batch": 1, "time": 1, "capacity": CAPACITY}
     net = LanguageModel(weights, config)
     end = (end_of_speech, end_of_speech + 1)
-    starts = [audio_start + p * CODES for p in range(POSITIONS)]
-    heads = {f"head.{p}": Head(weights, config, [(at, at + CODES), end]) for p, at in enumerate(starts)}
+    heads = {f"head.{place}": Head(weights, config, [codes.of(place), end]) for place in range(codes.places)}
     heads["head"] = Head(weights, config)
-    weights.drop(HEAD, "the embedding is the head") if config.tied else None
+    if config.tied:
+        weights.drop(HEAD, "the embedding is the head")
     weights.finish()
 
     def sample() -> tuple[torch.Tensor, ...]:
-        tokens = np.concatenate(_made_up(audio_start, audio_start, frames=32))
+        tokens = np.concatenate(_example(codes.start, codes, frames=32))
         none = torch.zeros(1, dtype=torch.int64)
         return torch.from_numpy(tokens)[None], none, none
 

@@ -4,6 +4,7 @@ The ids follow from the length of the base tokenizer: fine-tuning appended speec
 upstream's.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 CUSTOM = {  # how far behind the base tokenizer each id stands
@@ -25,33 +26,53 @@ TABLES = {
 FAMILIES = {"lfm2": "lfm2", "qwen3": "qwen3", "llama": "llama3"}  # model_type -> table
 CODEC = ("CODEC_TYPE", "CODEC_MODEL", "NUM_CODEBOOKS")  # what else a yaml of upstream's may hold
 
+DIGITS = 10  # of an id
+
 Table = dict[str, int]
 
 
+@dataclass(frozen=True)
+class CodeIds:
+    """The ids of a codec's codes: place p of a frame has the `size` ids from `start` + p * `size` on."""
+
+    start: int
+    places: int  # codes per frame
+    size: int  # codes per place
+
+    @property
+    def stop(self) -> int:
+        """The id after the last one."""
+        return self.start + self.places * self.size
+
+    def of(self, place: int) -> tuple[int, int]:
+        """[start, stop) of the ids at one place."""
+        return self.start + place * self.size, self.start + (place + 1) * self.size
+
+
 def read(path: Path) -> Table:
-    """Upstream's yaml: `NAME: value` lines. ValueError in one line for anything that is not such a table."""
-    held = {}
+    """Upstream's yaml: `NAME: value` lines. Raises ValueError in one line for anything that is not such a table."""
+    values = {}
     for number, line in enumerate(_text(path).splitlines(), start=1):
         line = line.split("#")[0].strip()
         if not line or line == "---":
             continue
         name, colon, value = (part.strip() for part in line.partition(":"))
-        if not colon or name in held:
+        if not colon or name in values:
             raise ValueError(f"{path}: line {number} is not a new `NAME: value`; wanted a token table of upstream's")
-        held[name] = value.strip("'\"")
-    kind = held.get("CODEC_TYPE", "snac")
+        values[name] = value.strip("'\"")
+    kind = values.get("CODEC_TYPE", "snac")
     if kind.lower() != "snac":
         raise ValueError(f"{path}: CODEC_TYPE {kind}: this language model speaks another codec; only snac is supported")
-    wanted = [*TEXT, *CUSTOM]
-    missing = [name for name in wanted if name not in held]
-    unknown = [name for name in held if name not in wanted and name not in CODEC]
+    names = [*TEXT, *CUSTOM]
+    missing = [name for name in names if name not in values]
+    unknown = [name for name in values if name not in names and name not in CODEC]
     if missing or unknown:
         what = f"lacks {', '.join(missing)}" if missing else f"holds unknown {', '.join(unknown)}"
         raise ValueError(f"{path}: {what}; wanted a token table of upstream's (configs/inference/*.yaml)")
-    bad = [name for name in wanted if not held[name].isdecimal()]
+    bad = [name for name in names if not values[name].isdecimal() or len(values[name]) > DIGITS]
     if bad:
-        raise ValueError(f"{path}: {bad[0]} {held[bad[0]]!r} is not an id")
-    return {name: int(held[name]) for name in wanted}
+        raise ValueError(f"{path}: {bad[0]} {values[bad[0]][:40]!r} is not an id")
+    return {name: int(values[name]) for name in names}
 
 
 def is_table(path: Path) -> bool:
@@ -62,7 +83,7 @@ def is_table(path: Path) -> bool:
 def find(folders: list[Path], named: str | None, family: str) -> tuple[Table, Path | None]:
     """(table, the yaml it comes from): the named one (built in, or a file), else a yaml in the folders, else built in.
 
-    ValueError says what to do when there is none, or more than one.
+    Raises ValueError that says what to do when there is none, or more than one.
     """
     if named is not None:
         return (TABLES[named], None) if named in TABLES else (read(Path(named)), Path(named))
@@ -79,13 +100,17 @@ def find(folders: list[Path], named: str | None, family: str) -> tuple[Table, Pa
     return TABLES[FAMILIES[family]], None
 
 
-def check(table: Table, vocab: int, codes: int, where: str) -> None:
-    """ValueError unless every id lies in the vocabulary and `codes` audio ids from AUDIO_TOKENS_START on are free."""
-    first = table["AUDIO_TOKENS_START"]
-    last = first + codes - 1
+def check(table: Table, vocab: int, codes: CodeIds, where: str) -> None:
+    """Raises ValueError unless every id lies in the vocabulary and those of the codec's codes are free."""
+    first, last = codes.start, codes.stop - 1
     advice = f"the token table is not that of this checkpoint; give its own with --tokens ({', '.join(TABLES)}, a yaml)"
+    what = f"{codes.places} codes of {codes.size} per frame"
     if last >= vocab:
-        raise ValueError(f"{where}: audio ids {first}..{last} do not fit the vocabulary of {vocab}: {advice}")
+        problem = f"audio ids {first}..{last} ({what}) do not fit the vocabulary of {vocab}"
+        raise ValueError(f"{where}: {problem}: {advice}; or give the codec's own folder with --codec")
+    if vocab - codes.stop >= codes.size:
+        problem = f"the codec makes {what}, and the vocabulary of {vocab} has room for more behind {first}..{last}"
+        raise ValueError(f"{where}: {problem}: they do not belong together; give the codec's own folder with --codec")
     ids = {name: table[name] for name in (*TEXT[1:], *CUSTOM) if name != "AUDIO_TOKENS_START"}
     for name, value in ids.items():
         if value >= vocab or first <= value <= last or list(ids.values()).count(value) > 1:
