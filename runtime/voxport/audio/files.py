@@ -134,15 +134,14 @@ class Writer:
         subtype = "FLOAT" if self._float else "PCM_16" if self._kind in ("WAV", "FLAC") else None
         try:
             self._part.touch(exist_ok=False)  # says why it cannot be written, which libsndfile does not
-        except OSError as error:
-            raise ValueError(f"{self.path}: cannot be written: {error.strerror}") from None
-        try:
             self._file = sf.SoundFile(self._part, "w", self.rate, 1, subtype, format=self._kind)
-        except BaseException as error:
-            self._part.unlink()
-            if not isinstance(error, sf.SoundFileError):
-                raise
-            raise ValueError(f"{self.path}: {self._kind.lower()} cannot hold a rate of {self.rate} Hz") from None
+        except BaseException as error:  # an interrupt, too, leaves nothing
+            self._part.unlink(missing_ok=True)
+            if isinstance(error, sf.SoundFileError):
+                raise ValueError(f"{self.path}: {self._kind.lower()} cannot hold a rate of {self.rate} Hz") from None
+            if isinstance(error, OSError):
+                raise ValueError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise
         return self
 
     def write(self, samples: npt.ArrayLike) -> None:

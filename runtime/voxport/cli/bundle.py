@@ -66,7 +66,7 @@ def _quantization(record: StageRecord) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _listed(pairs: dict[str, str], between: str = " ") -> str:

@@ -26,16 +26,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def bad_usage(error: click.UsageError) -> BadInput:
-    """Click's four lines as one that names the help."""
-    verb = error.ctx.command_path if error.ctx else "voxport"
-    return BadInput(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{verb} --help`")
+def bad_usage(error: click.UsageError, verb: str = "") -> BadInput:
+    """Click's four lines as one that names the help: that of `voxport VERB` where click does not know whose."""
+    command = error.ctx.command_path if error.ctx else f"voxport {verb}".rstrip()
+    return BadInput(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`")
 
 
 def as_one_line(error: Exception, verb: str) -> click.ClickException:
     """What the command says of an exception that `voxport VERB` raised."""
     if isinstance(error, click.UsageError):
-        return bad_usage(error)
+        return bad_usage(error, verb)
     if isinstance(error, click.ClickException):
         return error
     if isinstance(error, BAD_INPUT) or _is_sentence(error):

@@ -23,7 +23,7 @@ def test_info_says_what_a_bundle_is(bundle: Path) -> None:
         "torch 2.",
         "G_500000.pth",
         "convert:",
-        ".data: 0",
+        "convert.onnx.data: 0.",
     ):
         assert words in text
     assert "float32[" not in text

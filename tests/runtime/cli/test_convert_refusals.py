@@ -2,8 +2,10 @@
 
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,3 +195,20 @@ def test_a_full_disk_removes_the_temporary_file(bundle: Path, tmp_path: Path) ->
     assert ended.returncode == 2
     assert ended.stderr == f"Error: {tmp_path / 'out.wav'}: could not be written to the end; is the disk full?\n"
     assert files(tmp_path).keys() == {"in.wav"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_removes_the_temporary_file(bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "voxport.cli", "convert", str(bundle), "-", str(tmp_path / "out.wav")]
+    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(bytes(4000))
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".*.part")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert list(tmp_path.glob(".*.part")), "nothing was written while stdin was open"
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode not in (0, -number)
+    assert b"Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """What say, enroll, tokenize and detokenize refuse: one line that says what to do."""
 
+import io
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import soundfile as sf
 from safetensors.numpy import save_file
 from tests.bundles import Export
 from tests.command import done, refusal, run
+
+from voxport.cli.output import Progress
 
 Array = np.ndarray
 
@@ -32,6 +36,11 @@ def noise(seconds: float) -> Array:
     [
         (["--set", "temprature=1"], "unknown setting 'temprature'; known are chunk_frames"),
         (["--set", "top_k"], "wanted NAME=VALUE"),
+        (["--set", "=3"], "wanted NAME=VALUE"),
+        (["--set", "text=3"], "the text is an argument of its own"),
+        (["--set", "ref_audio=a.wav"], "ref_audio has an option of its own, --ref-audio"),
+        (["--save-tokens", "-"], "-: tokens go into a .npy file; name one"),
+        (["--save-tokens", "."], ".: is a folder; name a .npy file"),
         (["--set", "seed=1"], "seed has an option of its own"),
         (["--set", "top_k=many"], "setting top_k: wanted a whole number, got 'many'"),
         (["--set", "top_p=2"], "top_p 2.0: wanted above 0, up to 1"),
@@ -108,18 +117,77 @@ def test_a_file_that_is_no_voice_is_refused(bundle: Path, tmp_path: Path, vyvo_c
     assert "an enrolled voice is a .safetensors file" in wrong
 
 
-def test_tokens_that_are_none_are_refused(bundle: Path, tmp_path: Path) -> None:
+NOT_TOKENS = "not a .npy file of tokens"
+TOKENS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda _: None, "No such file or directory"),
+    "empty": (lambda p: p.write_bytes(b""), NOT_TOKENS),
+    "text": (lambda p: p.write_text("1 2 3"), NOT_TOKENS),
+    "zip": (lambda p: p.write_bytes(zipped(np.arange(7))), NOT_TOKENS),
+    "cut": (lambda p: p.write_bytes(npy(np.arange(70))[:-8]), NOT_TOKENS),
+    "petabytes": (lambda p: p.write_bytes(npy(np.arange(7)).replace(b"(7,)", b"(%d,)" % 2**50)), NOT_TOKENS),
+    "objects": (lambda p: np.save(p, np.array([{}]), allow_pickle=True), NOT_TOKENS),
+    "a number": (lambda p: np.save(p, np.int64(5)), "holds a single number; wanted an array of tokens"),
+    "floats": (lambda p: np.save(p, np.zeros(7, np.float32)), "wanted whole-numbered tokens, got float32"),
+    "foreign": (lambda p: np.save(p, np.full(14, 99)), "neither tokens of `tokenize` nor of `say`"),
+}
+
+
+def npy(array: Array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def zipped(array: Array) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_tokens_that_are_none_are_refused(kind: str, bundle: Path, tmp_path: Path) -> None:
+    make, why = TOKENS[kind]
     file = tmp_path / "t.npy"
+    make(file)
+    assert refusal(run("detokenize", bundle, file, "-o", tmp_path / "o.wav")).startswith(f"{file}: {why}")
+    assert {path.name for path in tmp_path.iterdir()} <= {"t.npy"}
 
-    def line() -> str:
-        return refusal(run("detokenize", bundle, file, "-o", tmp_path / "o.wav"))
 
-    file.write_bytes(b"")
-    assert "t.npy: not a .npy file of tokens" in line()
-    np.save(file, np.zeros(7, np.float32))
-    assert "t.npy: wanted whole-numbered tokens, got float32" in line()
-    np.save(file, np.full(14, 99))
-    assert "t.npy: neither tokens of `tokenize` nor of `say`" in line()
+def test_tokens_need_a_file_to_go_to(bundle: Path, tmp_path: Path) -> None:
+    ref = wav(tmp_path / "ref.wav", noise(1))
+    for out, why in (
+        ("-", "name one"),
+        (str(tmp_path / "no" / "t.npy"), "no such folder"),
+        (str(tmp_path), "is a folder"),
+    ):
+        assert why in refusal(run("tokenize", bundle, ref, "-o", out))
+    assert "--float: stdout carries raw" in refusal(run("detokenize", bundle, "t.npy", "-o", "-", "--float"))
+    assert [path.name for path in tmp_path.iterdir()] == ["ref.wav"]
+
+
+@pytest.mark.parametrize("options", [[], ["--stream"]])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_said(
+    options: list[str], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(_: Progress) -> Iterator[Array]:
+        raise AssertionError("the text was said")
+
+    monkeypatch.setattr(Progress, "__iter__", generate)
+    for out, why in ((tmp_path / "o.xyz", "unknown audio extension"), (tmp_path / "no" / "o.wav", "cannot be written")):
+        assert why in refusal(run("say", bundle, "Hi.", "-o", out, *options))
+
+
+def test_a_failure_while_speaking_leaves_neither_audio_nor_tokens(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(_: Progress) -> Iterator[Array]:
+        yield noise(1)
+        raise ValueError("the graph stopped")
+
+    monkeypatch.setattr(Progress, "__iter__", generate)
+    options = ("-o", tmp_path / "o.wav", "--save-tokens", tmp_path / "t.npy", "--stream")
+    assert refusal(run("say", bundle, "Hi.", *options)) == "the graph stopped"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_systems_say_what_they_do_instead(bundle: Path, llvc_bundles: Export, tmp_path: Path) -> None:
