@@ -31,8 +31,8 @@ def export_sources(root: Path) -> list[Path]:
     floors = (root / "runtime" / "voxport", root / "exporters" / "voxport_exporters")
     never = {"cli", "bench", "__pycache__"}
     files = [path for floor in floors for path in floor.rglob("*") if path.is_file()]
-    kept = [path for path in files if not never & {*path.relative_to(root).with_suffix("").parts}]
-    return sorted([*kept, root / "models.lock"])
+    files = [path for path in files if not never & {*path.relative_to(root).with_suffix("").parts}]
+    return sorted([*files, root / "models.lock"])
 
 
 def digest(files: Iterable[Path], root: Path, *words: str) -> str:

@@ -9,14 +9,14 @@ from tests.bundles import ROOT, UNUSED_SECONDS, cached, digest, export_sources
 
 def _make(folder: Path) -> None:
     folder.mkdir()
-    (folder / "made").write_text(str(time.time_ns()))
+    (folder / "content").write_text(str(time.time_ns()))
 
 
 def test_what_is_there_is_not_made_again_and_another_key_is_another_folder(tmp_path: Path) -> None:
     first = cached(tmp_path, "a", "1" * 64, _make)
-    content = (first / "made").read_text()
+    content = (first / "content").read_text()
     assert cached(tmp_path, "a", "1" * 64, _make) == first
-    assert (first / "made").read_text() == content
+    assert (first / "content").read_text() == content
     assert cached(tmp_path, "a", "2" * 64, _make) != first
 
 

@@ -1,0 +1,130 @@
+"""Names are nouns: a participle says that something happened to a thing, and not what the thing is."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.laws.tree import FOLDERS, ROOT, Module, modules
+
+PARTICIPLES = {"made", "held", "given", "wanted", "kept", "told", "heard", "seen", "said", "spoken", "chosen", "asked"}
+# Modules that still have such names. Shrinks to nothing.
+STILL_SO = {
+    "benchmarks.fullsize.qwen3tts",
+    "benchmarks.fullsize.vyvo",
+    "benchmarks.references.llvc_layers",
+    "benchmarks.references.qwen3tts",
+    "tests.exporters.test_caches",
+    "tests.exporters.test_codec12hz",
+    "tests.exporters.test_decoder",
+    "tests.exporters.test_lockfile",
+    "tests.exporters.test_lora",
+    "tests.exporters.test_nbits",
+    "tests.exporters.test_pack",
+    "tests.exporters.test_qwen3tts_config",
+    "tests.exporters.test_qwen3tts_export",
+    "tests.exporters.test_qwen3tts_nets",
+    "tests.exporters.test_qwen3tts_variants",
+    "tests.exporters.test_snac",
+    "tests.exporters.test_snac_configs",
+    "tests.exporters.test_vyvo_export",
+    "tests.exporters.test_weights",
+    "tests.parity.test_llvc_reference",
+    "tests.parity.test_parity_command",
+    "tests.parity.test_parity_live",
+    "tests.parity.test_parity_vyvo",
+    "tests.products",
+    "tests.runtime.cli.test_convert",
+    "tests.runtime.cli.test_say",
+    "tests.runtime.cli.test_say_refusals",
+    "tests.runtime.test_bench",
+    "tests.runtime.test_bundle",
+    "tests.runtime.test_draws",
+    "tests.runtime.test_llvc",
+    "tests.runtime.test_pages",
+    "tests.runtime.test_qwen3tts",
+    "tests.runtime.test_qwen3tts_prompt",
+    "tests.runtime.test_sampler",
+    "tests.runtime.test_session",
+    "tests.runtime.test_text",
+    "tests.runtime.test_vyvo",
+    "voxport.bench.run",
+    "voxport.codecs.codec12hz",
+    "voxport.codecs.snac",
+    "voxport.graphs.stage",
+    "voxport.speech.rows",
+    "voxport.speech.sampler",
+    "voxport.speech.speech",
+    "voxport.systems.qwen3tts.lm",
+    "voxport.systems.qwen3tts.prompt",
+    "voxport.systems.qwen3tts.request",
+    "voxport.systems.qwen3tts.speaker",
+    "voxport.systems.qwen3tts.text",
+    "voxport.systems.vyvo.format",
+    "voxport.systems.vyvo.lm",
+    "voxport.systems.vyvo.speaker",
+    "voxport.verify",
+    "voxport_exporters.checkpoints.lockfile",
+    "voxport_exporters.codecs.codec12hz.decoder",
+    "voxport_exporters.codecs.codec12hz.wave",
+    "voxport_exporters.codecs.snac.encoder",
+    "voxport_exporters.graphs.caches",
+    "voxport_exporters.graphs.fidelity",
+    "voxport_exporters.graphs.int8",
+    "voxport_exporters.graphs.nbits",
+    "voxport_exporters.graphs.unroll",
+    "voxport_exporters.nets.ops",
+    "voxport_exporters.pack",
+    "voxport_exporters.systems.llvc.net",
+    "voxport_exporters.systems.qwen3tts.predictor",
+    "voxport_exporters.systems.qwen3tts.talker",
+    "voxport_exporters.systems.qwen3tts.text",
+    "voxport_exporters.systems.qwen3tts.xvector",
+    "voxport_parity.reference",
+    "voxport_parity.systems.qwen3tts.feeds",
+    "voxport_parity.systems.vyvo.codec",
+    "voxport_parity.systems.vyvo.feeds",
+    "voxport_parity.systems.vyvo.live",
+}
+
+
+def participles(module: Module) -> Iterator[str]:
+    """The names that `module` gives to variables, parameters, functions and classes and that hold a participle."""
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.alias(asname=str(name)):
+                pass
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) if not name.startswith("test_"):
+                pass
+            case ast.Attribute(attr=name, ctx=ast.Store()):
+                pass
+            case _:
+                continue
+        if PARTICIPLES & {*name.lower().split("_")}:
+            yield f"{module.name}:{node.lineno} {name}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_name_is_a_participle(folder: str) -> None:
+    found = [line for module in modules(ROOT / folder).values() for line in participles(module)]
+    assert [line for line in found if line.split(":")[0] not in STILL_SO] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("outputs = 1", 0),
+        ("made = 1", 1),
+        ("for held, other in pairs: pass", 1),
+        ("def f(wanted): ...", 1),
+        ("def _told(): ...", 1),
+        ("def test_what_is_given_comes_back(): ...", 0),
+        ("class Heard: ...", 1),
+        ("self.tokens_seen = 1", 1),
+        ("x = {'made': 1}", 0),
+        ("f(kept=1)", 0),
+    ],
+)
+def test_a_participle_is_found(tmp_path: Path, code: str, count: int) -> None:
+    (tmp_path / "module.py").write_text(code)
+    assert len(list(participles(Module("module", tmp_path / "module.py")))) == count
