@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from voxport.bench import run
-from voxport.bundle import Bundle, read_manifest
+from voxport.bundle import Bundle, Check, read_manifest
 from voxport.cli.errors import one_line
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, THREADS
 from voxport.graphs.stage import Stage
@@ -22,7 +22,7 @@ from voxport.verify import verify as rehearse
 @click.option("--tensors", is_flag=True, help="Load every graph and list its inputs, outputs and state too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON, and with --tensors the graphs.")
 @CHECK
-def info(bundle: Path, tensors: bool, as_json: bool, check: bool) -> None:
+def info(bundle: Path, tensors: bool, as_json: bool, check: Check) -> None:
     """Say what a bundle is: system, source, recipe, sizes, every stage as export measured it, and every file.
 
     \b

@@ -13,6 +13,7 @@ import voxport
 from voxport.audio import files, pipe
 from voxport.audio.files import Samples
 from voxport.audio.pipe import PIPE
+from voxport.bundle import Check
 from voxport.cli.errors import BadInput
 from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, FLOAT, THREADS
@@ -43,7 +44,7 @@ def convert(
     rate: int | None,
     float32: bool,
     threads: int | None,
-    check: bool,
+    check: Check,
 ) -> None:
     """Convert the voice of a file, of every audio file in a folder, or of raw 16-bit mono on stdin (`-`).
 

@@ -12,6 +12,7 @@ import voxport
 from voxport.audio import files
 from voxport.audio.files import Samples
 from voxport.audio.pipe import PIPE
+from voxport.bundle import Check
 from voxport.cli.errors import BadInput
 from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FLOAT, OUT, SEED, THREADS
@@ -57,7 +58,7 @@ def say(
     float32: bool,
     threads: int | None,
     as_json: bool,
-    check: bool,
+    check: Check,
 ) -> None:
     """Say a text (`-` reads it from stdin). OUT `-` is raw 16-bit mono on stdout.
 
@@ -143,7 +144,7 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option("--ref-text", help="What is said in the recording.")
 @THREADS
 @CHECK
-def enroll(bundle: Path, ref: str, out: str, ref_text: str | None, threads: int | None, check: bool) -> None:
+def enroll(bundle: Path, ref: str, out: str, ref_text: str | None, threads: int | None, check: Check) -> None:
     """Compute a cloned voice once: REF.wav to VOICE.safetensors, for `say --voice`.
 
     \b
@@ -160,7 +161,7 @@ def enroll(bundle: Path, ref: str, out: str, ref_text: str | None, threads: int 
 @OUT
 @THREADS
 @CHECK
-def tokenize(bundle: Path, source: str, out: str, threads: int | None, check: bool) -> None:
+def tokenize(bundle: Path, source: str, out: str, threads: int | None, check: Check) -> None:
     """Audio to the codec's tokens: a file to a .npy file, or a folder of them to a folder.
 
     \b
@@ -191,7 +192,9 @@ def tokenize(bundle: Path, source: str, out: str, threads: int | None, check: bo
 @FLOAT
 @THREADS
 @CHECK
-def detokenize(bundle: Path, tokens: str, out: str, seed: int, float32: bool, threads: int | None, check: bool) -> None:
+def detokenize(
+    bundle: Path, tokens: str, out: str, seed: int, float32: bool, threads: int | None, check: Check
+) -> None:
     """The codec's tokens to audio: what `tokenize` or `say --save-tokens` wrote, or a folder of it.
 
     \b
@@ -223,7 +226,7 @@ def detokenize(bundle: Path, tokens: str, out: str, seed: int, float32: bool, th
         click.echo(out)
 
 
-def _speaker(bundle: Path, threads: int | None, check: bool) -> Speaker:
+def _speaker(bundle: Path, threads: int | None, check: Check) -> Speaker:
     """The Speaker of a bundle. Raises BadInput when its system does not speak."""
     model = voxport.load(bundle, threads=threads, check=check)
     if not isinstance(model, Speaker):

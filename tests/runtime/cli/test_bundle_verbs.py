@@ -1,6 +1,7 @@
 """info, verify and bench on the command line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_info_loads_graphs_for_their_tensors_only(bundle: Path, monkeypatch: pyt
     monkeypatch.setattr(Bundle, "session", no_session)
     done(run("info", bundle))
     done(run("info", bundle, "--json"))
+
+
+def test_info_hashes_again_what_it_remembers_only_when_told_to_check(llvc_copy: Path) -> None:
+    data = llvc_copy / "convert.onnx.data"
+    before = data.stat()
+    os.utime(data, ns=(before.st_atime_ns, before.st_mtime_ns - 60_000_000_000))  # written a minute ago
+    done(run("info", llvc_copy))
+    status, content = data.stat(), bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
+    os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a disk would fail
+    done(run("info", llvc_copy))
+    done(run("info", llvc_copy, "--no-check"))
+    assert "convert.onnx.data: corrupted" in refusal(run("info", llvc_copy, "--check"))
 
 
 def test_verify_proves_a_bundle_for_any_thread_count(bundle: Path) -> None:

@@ -157,3 +157,27 @@ def test_help_loads_nothing_that_only_some_verbs_need() -> None:
     code += "print(sorted({'torch', 'onnx', 'tokenizers', 'soxr', 'huggingface_hub'} & {*sys.modules}))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "[]"
+
+
+# ---- options that verbs share
+
+
+@pytest.mark.parametrize(("flags", "expected"), [([], True), (["--check"], "always"), (["--no-check"], False)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["convert", "b", "in", "out"],
+        ["say", "b", "Hi.", "-o", "out.wav"],
+        ["enroll", "b", "in.wav", "-o", "v.safetensors"],
+        ["tokenize", "b", "in.wav", "-o", "t.npy"],
+        ["detokenize", "b", "t.npy", "-o", "o.wav"],
+    ],
+)
+def test_check_hashes_every_file_and_no_check_none(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], flags: list[str], expected: bool | str
+) -> None:
+    def load(*_: object, check: object, **__: object) -> None:
+        raise ValueError(f"check is {check!r}")
+
+    monkeypatch.setattr(voxport, "load", load)
+    assert refusal(run(*arguments, *flags)) == f"check is {expected!r}"
