@@ -9,7 +9,10 @@ from voxport.codecs import snac
 from voxport.graphs.session import Array
 from voxport.systems.vyvo.speaker import Speaker
 from voxport_parity.reference import taps_of
-from voxport_parity.trace import Trace
+from voxport_parity.systems.vyvo import runs
+from voxport_parity.trace import Golden, Trace
+
+GROUP = "decode"  # the tensors of one run's codes, decoded
 
 
 def levels(tensors: Trace, group: str, count: int) -> list[Array]:
@@ -22,56 +25,91 @@ def noise(tensors: Trace, group: str, count: int) -> list[Array]:
     return [tensors[f"{group}.noise{i}"].reshape(-1) for i in range(count)]
 
 
+def sources(speaker: Speaker, golden: Golden) -> Trace:
+    """The golden's tensors, and as `decode.codes<i>` the codes of the run that they say was decoded.
+
+    It is the first run with as many frames as the audio has, or the draws. Nothing is added when there is none.
+    """
+    codec, tensors = speaker.codec, golden.tensors
+    frames = _frames(speaker, tensors)
+    for name, tokens in runs.generations(golden).items():
+        held = all(f"{name}.codes{i}" in tensors for i in range(len(codec.strides)))
+        codes = levels(tensors, name, len(codec.strides)) if held else runs.codes(speaker, tokens[0])
+        speech = len(codes[0]) > 0 and all(((x >= 0) & (x < codec.size)).all() for x in codes)
+        if speech and frames in (None, len(codes[0])):
+            return dict(tensors) | {f"{GROUP}.codes{i}": level[None] for i, level in enumerate(codes)}
+    return dict(tensors)
+
+
+def _frames(speaker: Speaker, tensors: Trace) -> int | None:
+    """How many frames the decoded run has; None when nothing of it is there."""
+    codec = speaker.codec
+    if f"{GROUP}.wav" in tensors:
+        return int(tensors[f"{GROUP}.wav"].size) // (codec.frame * codec.hop)
+    if codec.rates and f"{GROUP}.noise0" in tensors:
+        return int(tensors[f"{GROUP}.noise0"].size) // (codec.frame * codec.rates[0])
+    return None
+
+
 def encoded(speaker: Speaker, bundle: Bundle, samples: Array) -> Trace:
     """The reference in one call, layer by layer, and its codes as the runtime finds them, in windows."""
     encoder = bundle.session("codec_encode")
     unit = int(encoder.stage.inputs[0].shape[1])
     whole = np.pad(samples, (0, -len(samples) % unit)).reshape(-1, unit)
     codes, _ = encoder(encoder.start(), audio=whole)
-    made = {f"encode.{name.replace('.', '')}": value.reshape(1, -1) for name, value in codes.items()}
-    made |= taps_of(encoder)  # of this call
-    return made | {"encode.interleaved": speaker.tokenize(samples, speaker.sample_rate)}
+    outputs = {f"encode.{name.replace('.', '')}": value.reshape(1, -1) for name, value in codes.items()}
+    outputs |= taps_of(encoder)  # of this call
+    return outputs | {"encode.interleaved": speaker.tokenize(samples, speaker.sample_rate)}
 
 
 def decoded(bundle: Bundle, speaker: Speaker, tensors: Trace) -> Trace:
-    """The decoder in one call, from the start to past the end: layer by layer."""
+    """The decoder in one call, from the start to past the end: layer by layer. `tensors` are those of `sources`."""
     codec, decoder = speaker.codec, bundle.session("codec_decode")
-    given = levels(tensors, "greedy", len(codec.strides))
-    columns = len(given[0]) * codec.frame
+    if not _complete(speaker, tensors, GROUP):
+        return {}
+    codes = levels(tensors, GROUP, len(codec.strides))
+    columns = len(codes[0]) * codec.frame
     past = -(-codec.delay // codec.hop // codec.unit) * codec.unit
-    codes = np.stack([np.pad(x.repeat(s), (0, past)) for x, s in zip(given, codec.strides, strict=True)])
+    grid = np.stack([np.pad(x.repeat(s), (0, past)) for x, s in zip(codes, codec.strides, strict=True)])
     real = np.pad(np.ones(columns, np.float32), (0, past))
-    drawn = [np.pad(x, (0, past * len(x) // columns)) for x in noise(tensors, "decode", len(codec.rates))]
+    drawn = [np.pad(x, (0, past * len(x) // columns)) for x in noise(tensors, GROUP, len(codec.rates))]
     units = len(real) // codec.unit
     feed: Trace = {f"noise.{i}": x.reshape(units, -1) for i, x in enumerate(drawn)}
-    decoder(
-        decoder.start(), into=None, codes=codes.reshape(len(codes), units, -1), real=real.reshape(units, -1), **feed
-    )
+    decoder(decoder.start(), into=None, codes=grid.reshape(len(grid), units, -1), real=real.reshape(units, -1), **feed)
     return dict(taps_of(decoder))
 
 
 def audio(speaker: Speaker, tensors: Trace, pieces: np.random.Generator | None = None) -> Iterator[tuple[str, Array]]:
-    """Upstream's codes and draws as the runtime decodes them: at once, or in pieces of random length."""
+    """Upstream's codes and draws as the runtime decodes them: at once, or in pieces of random length.
+
+    `tensors` are those of `sources`.
+    """
     codec = speaker.codec
+    frame = codec.frame * codec.hop
 
-    def said(group: str) -> Array:
-        return codec.interleave(levels(tensors, group, len(codec.strides)))
-
-    def drawn(group: str) -> snac.Noise:
-        return snac.given(noise(tensors, group, len(codec.rates)))
-
-    def play(group: str, draws: str, schedule: snac.Schedule = "exact") -> Array:
-        codes = said(group).reshape(-1)
-        stream = codec.stream(drawn(draws), schedule)
+    def play(group: str, schedule: snac.Schedule = "exact") -> Array:
+        codes = codec.interleave(levels(tensors, group, len(codec.strides))).reshape(-1)
+        stream = codec.stream(snac.given(noise(tensors, group, len(codec.rates))), schedule)
         cuts = np.cumsum(np.empty(0, np.int64) if pieces is None else pieces.integers(0, 12, len(codes)))
         fed = [stream.feed(piece) for piece in np.split(codes, np.minimum(cuts, len(codes)))]
         return np.concatenate([*fed, stream.flush()])
 
-    frame = codec.frame * codec.hop
-    yield "decode.wav", play("greedy", "decode").reshape(1, 1, -1)
-    yield "stream.window_chunks", play("greedy", "decode", "orpheus").reshape(-1, 1, frame)
-    chosen = speaker.plan(None, True, {"chunk_frames": 4 if pieces is None else 1}).chosen
-    faded = np.concatenate(list(speaker.decoded(said("greedy"), chosen, drawn("decode"))))
-    yield "decode.wav_faded_tail", faded[-frame:].reshape(1, 1, -1)
-    if "clone.row0.wav" in tensors:
-        yield "clone.row0.wav", play("clone.row0", "clone.row0").reshape(1, 1, -1)
+    if _complete(speaker, tensors, GROUP):
+        yield f"{GROUP}.wav", play(GROUP).reshape(1, 1, -1)
+        yield "stream.window_chunks", play(GROUP, "orpheus").reshape(-1, 1, frame)
+        chosen = speaker.plan(None, True, {"chunk_frames": 4 if pieces is None else 1}).chosen
+        codes = codec.interleave(levels(tensors, GROUP, len(codec.strides)))
+        draws = snac.given(noise(tensors, GROUP, len(codec.rates)))
+        faded = np.concatenate(list(speaker.decoded(codes, chosen, draws)))
+        yield f"{GROUP}.wav_faded_tail", faded[-frame:].reshape(1, 1, -1)
+    for name in tensors:
+        group = name.removesuffix(".wav")
+        if name.endswith(".wav") and group != GROUP and _complete(speaker, tensors, group):
+            yield name, play(group).reshape(1, 1, -1)
+
+
+def _complete(speaker: Speaker, tensors: Trace, group: str) -> bool:
+    """All levels' codes and all blocks' draws are there."""
+    names = [f"{group}.codes{i}" for i in range(len(speaker.codec.strides))]
+    names += [f"{group}.noise{i}" for i in range(len(speaker.codec.rates))]
+    return all(name in tensors for name in names)
