@@ -20,7 +20,14 @@ from voxport_parity.reference import TorchBundle, quantized
 from voxport_parity.systems.vyvo import feeds
 from voxport_parity.trace import Golden
 
-STREAMED = {"decode.wav", "decode.wav_faded_tail", "stream.window_chunks", "clone.row0.wav", "greedy.tokens", "clone.tokens"}
+STREAMED = {
+    "decode.wav",
+    "decode.wav_faded_tail",
+    "stream.window_chunks",
+    "clone.row0.wav",
+    "greedy.tokens",
+    "clone.tokens",
+}
 
 
 def by_link(diffs: list[Diff]) -> dict[str, dict[str, Diff]]:

@@ -26,7 +26,7 @@ from voxport.systems.qwen3tts.speaker import Speaker, stranger
 from voxport.systems.qwen3tts.voice import Voice
 from voxport.verify import verify
 from voxport_parity.compare import compare
-from voxport_parity.systems.qwen3tts import feeds
+from voxport_parity.systems.qwen3tts import feeds, runs
 from voxport_parity.trace import Golden, Trace
 
 Array = np.ndarray
@@ -67,7 +67,7 @@ def goldens() -> dict[str, Golden]:
 
 def asked(golden: Golden, name: str) -> dict[str, Any]:
     """The arguments of `say` for a run of upstream's."""
-    given_ = {k: v for k, v in golden.notes["runs"][name]["settings"].items() if k not in feeds.ABOUT}
+    given_ = {k: v for k, v in golden.notes["runs"][name]["settings"].items() if k not in runs.ABOUT}
     if "speaker" in given_:
         given_["voice"] = given_.pop("speaker")
     if "ref_audio" in given_:

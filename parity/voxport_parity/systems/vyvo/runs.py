@@ -69,7 +69,9 @@ def generations(golden: Golden) -> dict[str, Array]:
     """Run -> upstream's ids int64 [rows, n]: a tensor, or in the notes."""
     notes = golden.notes["generation"]
     named = (name.rpartition(".")[0] for name in golden.tensors if name.rpartition(".")[2] in KINDS)
-    tokens = {name: golden.tensors.get(f"{name}.tokens", notes.get(name, {}).get("tokens")) for name in (*notes, *named)}
+    tokens = {
+        name: golden.tensors.get(f"{name}.tokens", notes.get(name, {}).get("tokens")) for name in (*notes, *named)
+    }
     return {name: np.array(ids, np.int64) for name, ids in tokens.items() if ids is not None}
 
 

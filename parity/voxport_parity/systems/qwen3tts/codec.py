@@ -1,0 +1,84 @@
+"""Qwen3-TTS: the recording through the encoders, and upstream's codes through the decoder, each in one call."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from voxport.audio import files as audio
+from voxport.bundle import Bundle
+from voxport.codecs import codec12hz
+from voxport.graphs.session import Array
+from voxport.systems.qwen3tts.section import Section
+from voxport_parity.reference import taps_of
+from voxport_parity.trace import Golden, Trace
+
+RECORDING = "ref.wav"  # in the checkpoint's folder, where no run names another
+CHUNKED = re.compile(r"dec\.chunked_(\d+)_(\d+)_wav")
+PROBE, WHOLE = "dec.probe_codes", "dec.full_wav"
+
+
+def reference(bundle: Bundle, golden: Golden) -> Trace:
+    """The recording: resampled, and what the encoders make of it."""
+    if golden.folder is None:
+        return Trace()
+    named = (run["settings"].get("ref_audio") for run in golden.notes["runs"].values() if _has_settings(run))
+    file = golden.folder / next(filter(None, named), RECORDING)
+    if not file.is_file():
+        return Trace()
+    source, rate = audio.read(file)
+    samples = codec12hz.reference(source, rate)
+    outputs: Trace = {"ref.wav_src": source, "ref.wav_24k": samples}
+    if "speaker_encode" in bundle.manifest.stages:
+        mel = codec12hz.speaker_mel(samples)
+        session = bundle.session("speaker_encode")
+        outputs["spk.mel"] = mel.T[None]
+        outputs["spk.embedding"] = session(session.start(), mel=mel)[0]["embedding"]
+        outputs |= taps_of(session)
+    if "codec_encode" in bundle.manifest.stages:
+        outputs |= _encoded(bundle, samples, golden)
+    return outputs
+
+
+def _has_settings(run: object) -> bool:
+    return isinstance(run, Mapping) and "settings" in run
+
+
+def _encoded(bundle: Bundle, samples: Array, golden: Golden) -> Trace:
+    analyse, encode = bundle.session("codec_analyse"), bundle.session("codec_encode")
+    frame, steps = (int(t[0].shape[1]) for t in (analyse.stage.inputs, analyse.stage.outputs))
+    sound = np.pad(samples, (0, -len(samples) % frame)).reshape(-1, frame)
+    features = analyse(analyse.start(), audio=sound, samples=np.array([len(samples)]))[0]["features"]
+    real = np.array([-(-len(samples) * steps // frame)])
+    outputs = {"enc.codes": encode(encode.start(), features=features, steps=real)[0]["codes"]}
+    taps = taps_of(analyse) | taps_of(encode)
+    return outputs | {n: v[..., : golden.tensors[n].shape[-1]] for n, v in taps.items() if n in golden.tensors}
+
+
+def decoded(bundle: Bundle, golden: Golden) -> Trace:
+    """The decoder alone: the golden's probe, layer by layer; a whole run's codes at once and in upstream's chunks."""
+    tensors = golden.tensors
+    section, session = bundle.section(Section), bundle.session("codec_decode")
+    decoder = codec12hz.Decoder(session, section.codes)
+    outputs = Trace()
+    if PROBE in tensors:
+        outputs["dec.probe_wav"] = decoder.decode(tensors[PROBE][0].T)[None, None]
+        outputs |= taps_of(session)
+    chunked = {name: match for name in tensors if (match := CHUNKED.fullmatch(name))}
+    waves = [name for name in (WHOLE, *chunked) if name in tensors]
+    codes = next(_main_codes(golden, tensors[waves[0]].size // section.frame), None) if waves else None
+    if codes is not None:
+        outputs[WHOLE] = decoder.decode(codes)[None, None]
+        for name, match in chunked.items():
+            outputs[name] = decoder.chunked(codes, int(match[1]), int(match[2]))[None, None]
+    return outputs
+
+
+def _main_codes(golden: Golden, frames: int) -> Iterator[Array]:
+    """The codes [frames, books] of runs that are as long as the decoded one, and begin as the probe does."""
+    for run in golden.notes["runs"]:
+        codes = golden.tensors.get(f"{run}.codes")
+        if codes is not None and len(codes) == frames:
+            probe = golden.tensors[PROBE][0].T if PROBE in golden.tensors else codes[:0]
+            if np.array_equal(codes[: len(probe)], probe):
+                yield codes
