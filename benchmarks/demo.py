@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import voxport
-from voxport.audio import files as audio
+from voxport.audio import files
 from voxport.bench.run import bench
 from voxport.verify import verify
 from voxport_exporters.pack import pack
@@ -37,7 +37,7 @@ class Row:
 def main(out: Path) -> int:
     """Writes bundles and wav files into `out`. Returns 1 if parity, verify or streaming failed, else 0."""
     out.mkdir(parents=True, exist_ok=True)
-    samples, rate = audio.read(SPEECH)
+    samples, rate = files.read(SPEECH)
     rows = [_row(recipe, samples, rate, out) for recipe in llvc.RECIPES]
     print(f"\nLLVC with random weights (so the output is noise): {len(samples) / rate:.1f} s of speech\n")
     names = list(rows[0].cells)
@@ -65,8 +65,8 @@ def _row(recipe: str, samples: np.ndarray, rate: int, out: Path) -> Row:
     live, size = converter.stream(rate=rate), rate * PIECE_MS // 1000
     pieces = [live.feed(samples[start : start + size]) for start in range(0, len(samples), size)]
     streamed = np.concatenate([*pieces, live.flush()])
-    audio.write(out / f"converted-{recipe}.wav", whole, converter.sample_rate)
-    audio.write(out / f"streamed-{recipe}.wav", streamed, converter.sample_rate)
+    files.write(out / f"converted-{recipe}.wav", whole, converter.sample_rate)
+    files.write(out / f"streamed-{recipe}.wav", streamed, converter.sample_rate)
 
     _report(f"{recipe}: parity with upstream's recorded tensors, verify, bench")
     diffs = list(chain("llvc", CHECKPOINT, bundle, None))

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from voxport.audio import features
-from voxport.audio import files as audio
+from voxport.audio import features, files
 from voxport.codecs.codec12hz import Decoder, Encoder, SpeakerEncoder, after_reference, reference, speaker_mel
 from voxport.graphs.ort import OrtSession
 from voxport.manifest import StageRecord
@@ -475,7 +474,7 @@ def test_every_layer_of_the_encoder_is_upstreams(name: str, goldens: dict[str, d
 
 
 def recording(name: str) -> Array:
-    return reference(*audio.read(FIXTURES / name / "ref.wav"))
+    return reference(*files.read(FIXTURES / name / "ref.wav"))
 
 
 @pytest.mark.parametrize(("name", "target"), [*QUICK, *CROSS])

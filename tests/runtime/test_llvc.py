@@ -15,7 +15,7 @@ from tests.bundles import Export
 from tests.parity.test_llvc_reference import ODD, PLAIN
 
 from voxport import bounds
-from voxport.audio import files as audio
+from voxport.audio import files
 from voxport.bundle import Bundle
 from voxport.systems.llvc.converter import OFFLINE_CHUNKS, Converter, Mode
 from voxport_exporters.pack import pack
@@ -230,4 +230,4 @@ def test_parity_without_goldens_takes_the_net_as_reference(tmp_path: Path) -> No
 
 
 def test_golden_audio_is_read_as_upstream_reads_it(llvc_checkpoint: Path, llvc_golden: dict[str, Array]) -> None:
-    assert np.array_equal(audio.read(llvc_checkpoint / "input_16k.wav")[0], llvc_golden["audio.input_16k"])
+    assert np.array_equal(files.read(llvc_checkpoint / "input_16k.wav")[0], llvc_golden["audio.input_16k"])

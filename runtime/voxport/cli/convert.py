@@ -19,7 +19,7 @@ from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, FLOAT, THREADS
 from voxport.systems import Converter, Stream
 
-PIECE = 1 << 20  # samples at the model's rate that are made at once: a file of 1 Hz would fill the memory otherwise
+PIECE = 1 << 20  # samples at the model's rate per step: a block of a 1 Hz file would make 4 GB of them
 Mode = Literal["exact", "upstream", "offline"]
 
 

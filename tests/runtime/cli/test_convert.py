@@ -72,10 +72,10 @@ def test_a_float_file_is_what_python_computes(bundle: Path, speech: Path, tmp_pa
     done(run("convert", bundle, speech, tmp_path / "out.wav", "--float"))
     samples, _ = sf.read(tmp_path / "out.wav", dtype="float32")
     assert sf.info(tmp_path / "out.wav").subtype == "FLOAT"
-    wanted = Converter(Bundle(bundle)).stream().convert(sf.read(speech, dtype="float32")[0])
-    np.testing.assert_allclose(samples, wanted, rtol=0, atol=1e-6)
+    expected = Converter(Bundle(bundle)).stream().convert(sf.read(speech, dtype="float32")[0])
+    np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-6)
     done(run("convert", bundle, speech, tmp_path / "pcm.wav"))
-    assert np.abs(pcm(tmp_path / "pcm.wav") - pcm16(wanted)).max() <= 1  # rounded, no dither, no gain
+    assert np.abs(pcm(tmp_path / "pcm.wav") - pcm16(expected)).max() <= 1  # rounded, no dither, no gain
 
 
 def test_other_rates_and_channels_go_in_and_the_bundles_rate_comes_out(
@@ -95,8 +95,8 @@ def test_a_folder_keeps_its_shape(bundle: Path, speech: Path, tmp_path: Path) ->
     sf.write(tmp_path / "in" / "deep" / "b.FLAC", samples, 16000, format="FLAC")
     (tmp_path / "in" / "notes.txt").write_text("not audio")
     assert done(run("convert", bundle, tmp_path / "in", tmp_path / "out")) == f"{tmp_path / 'out'}\n"
-    made = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert made == {"a.wav", "deep/b.wav"}
+    names = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert names == {"a.wav", "deep/b.wav"}
     assert np.array_equal(pcm(tmp_path / "out" / "a.wav"), pcm(tmp_path / "out" / "deep" / "b.wav"))
 
 
@@ -140,12 +140,12 @@ def test_a_reader_who_leaves_gets_no_traceback(bundle: Path) -> None:
         process.stdout.read(2)
         process.stdout.close()
         process.stdout = None
-        _, said = process.communicate(bytes(40_000))
-    assert said == b""
+        _, stderr = process.communicate(bytes(40_000))
+    assert stderr == b""
 
 
 class Through:
-    """A Converter that resamples and does nothing else; it remembers how much it was asked to make at once."""
+    """A Converter that resamples and does nothing else; it remembers the size of every output."""
 
     sample_rate = 16000
 

@@ -50,11 +50,11 @@ def test_text_comes_from_stdin(bundle: Path, tmp_path: Path, vyvo_golden: dict[s
 def test_a_voice_is_cloned_from_a_recording_or_from_what_was_enrolled(
     bundle: Path, tmp_path: Path, vyvo_checkpoint: Path, vyvo_golden: dict[str, Array]
 ) -> None:
-    ref, said = vyvo_checkpoint / "ref.wav", "Hello world, how are you?"
+    ref, words = vyvo_checkpoint / "ref.wav", "Hello world, how are you?"
     common = ("say", bundle, "A small test.", "--greedy", "-o", tmp_path / "o.wav", "--save-tokens", tmp_path / "t.npy")
-    done(run(*common, "--ref-audio", ref, "--ref-text", said))
+    done(run(*common, "--ref-audio", ref, "--ref-text", words))
     assert np.array_equal(np.load(tmp_path / "t.npy"), vyvo_golden["clone.tokens"][0])
-    done(run("enroll", bundle, ref, "--ref-text", said, "-o", tmp_path / "v.safetensors"))
+    done(run("enroll", bundle, ref, "--ref-text", words, "-o", tmp_path / "v.safetensors"))
     (tmp_path / "t.npy").unlink()
     done(run(*common, "--voice", tmp_path / "v.safetensors"))
     assert np.array_equal(np.load(tmp_path / "t.npy"), vyvo_golden["clone.tokens"][0])

@@ -65,8 +65,8 @@ def noise(seconds: float) -> Array:
 def test_a_bad_option_is_one_line(
     options: list[str], why: str, bundle: Path, tmp_path: Path, vyvo_checkpoint: Path
 ) -> None:
-    given = [str(vyvo_checkpoint / "ref.wav") if option == "REF" else option for option in options]
-    assert why in refusal(run("say", bundle, "Hi.", "-o", tmp_path / "o.wav", *given))
+    arguments = [str(vyvo_checkpoint / "ref.wav") if option == "REF" else option for option in options]
+    assert why in refusal(run("say", bundle, "Hi.", "-o", tmp_path / "o.wav", *arguments))
     assert not (tmp_path / "o.wav").exists()
 
 

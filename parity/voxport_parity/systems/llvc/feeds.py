@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from voxport import bounds
-from voxport.audio import files as audio
-from voxport.audio import resample
+from voxport.audio import files, resample
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
@@ -117,7 +116,7 @@ def _resampling(golden: Golden) -> Trace:
     names = [name for name in golden.tensors if name.rpartition(".")[2] in RESAMPLED]
     if not names or golden.folder is None:
         return {}
-    mono, rate = audio.read(golden.folder / golden.notes["other_rate_input"])
+    mono, rate = files.read(golden.folder / golden.notes["other_rate_input"])
     target = int(golden.notes["sample_rate"])
     outputs = {}
     for name in names:

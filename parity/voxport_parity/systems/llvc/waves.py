@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voxport.audio import files as audio
+from voxport.audio import files
 from voxport.graphs.session import Array
 from voxport.systems.llvc.converter import Mode
 from voxport_parity.trace import Golden
@@ -49,7 +49,7 @@ def recording(golden: Golden) -> Array:
     if INPUT not in golden.tensors:
         file = re.match(r"\S+\.wav", golden.meaning(INPUT))
         if file is not None and golden.folder is not None and (golden.folder / file[0]).is_file():
-            return audio.read(golden.folder / file[0])[0]
+            return files.read(golden.folder / file[0])[0]
     return golden.tensors[INPUT]
 
 

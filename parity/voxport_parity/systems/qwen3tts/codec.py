@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from voxport.audio import files as audio
+from voxport.audio import files
 from voxport.bundle import Bundle
 from voxport.codecs import codec12hz
 from voxport.graphs.session import Array
@@ -26,7 +26,7 @@ def reference(bundle: Bundle, golden: Golden) -> Trace:
     file = golden.folder / next(filter(None, named), RECORDING)
     if not file.is_file():
         return Trace()
-    source, rate = audio.read(file)
+    source, rate = files.read(file)
     samples = codec12hz.reference(source, rate)
     outputs: Trace = {"ref.wav_src": source, "ref.wav_24k": samples}
     if "speaker_encode" in bundle.manifest.stages:
