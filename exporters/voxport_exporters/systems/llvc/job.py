@@ -15,7 +15,8 @@ from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.llvc.config import LlvcConfig, PreNetConfig, read_config
-from voxport_exporters.systems.llvc.net import Converter, PreNet
+from voxport_exporters.systems.llvc.net import Converter
+from voxport_exporters.systems.llvc.prenet import PreNet
 
 RECIPES = {
     "fp32": Recipe("fp32"),

@@ -1,121 +1,18 @@
-"""LLVC (arXiv 2311.00873; KoeAI/LLVC model.py, cached_convnet.py; docs/systems/llvc.md 3), written for export.
+"""LLVC (arXiv 2311.00873; KoeAI/LLVC model.py; docs/systems/llvc.md 3), written for export.
 
 Channels last and without batch: a sequence is [frames, channels], so every dense layer is a MatMul and no Transpose,
 Pad, ScatterND or ConvTranspose is left in the graph. All state is passed in and handed back, one tensor per layer.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets import ops
+from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
+from voxport_exporters.nets.states import States
 from voxport_exporters.nets.taps import tap
-from voxport_exporters.systems.llvc.config import (
-    ENCODER_KERNEL,
-    HEADS,
-    LABEL_HIDDEN,
-    POSITIONS,
-    LlvcConfig,
-    PreNetConfig,
-)
-
-
-def _weight(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.contiguous(), requires_grad=False)
-
-
-class LayerNorm(nn.Module):
-    def __init__(self, w: Weights, width: int) -> None:
-        super().__init__()
-        self.weight, self.bias = _weight(w.take("weight", width)), _weight(w.take("bias", width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias)
-
-
-class Linear(nn.Module):
-    """x [..., inputs] -> [..., outputs]; the weight is stored as MatMul reads it, [inputs, outputs]."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = _weight(weight.T)
-        self.bias = None if bias is None else _weight(bias)
-
-    @classmethod
-    def of(cls, w: Weights, inputs: int, outputs: int, *kernel: int) -> "Linear":
-        return cls(w.take("weight", outputs, inputs, *kernel).flatten(1), w.take("bias", outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight
-        return y if self.bias is None else y + self.bias
-
-
-# ---------------------------------------------------------------------------------------------------- pre-net
-
-
-class GatedConv(nn.Module):
-    """y = x + tanh(f(x)) sigmoid(g(x)), f and g causal convolutions; or plain conv + batch norm + leaky ReLU."""
-
-    def __init__(self, w: Weights, inputs: int, outputs: int, kernel: int, dilation: int, gated: bool) -> None:
-        super().__init__()
-        self.gated, self.dilation, self.outputs = gated, dilation, outputs
-        self.context = (kernel - 1) * dilation
-        shape = (outputs, inputs, kernel)
-        if gated:
-            self.filter = _weight(w.take("filter.weight", *shape))
-            self.filter_bias = _weight(w.take("filter.bias", outputs))
-            self.gate = _weight(w.take("gate.weight", *shape))
-            self.gate_bias = _weight(w.take("gate.bias", outputs))
-        else:  # the batch norm of eval mode is a scale and a shift: folded into the convolution
-            norm = w.at("conv.1")
-            mean, var = norm.take("running_mean", outputs), norm.take("running_var", outputs)
-            scale = norm.take("weight", outputs) / torch.sqrt(var + 1e-5)
-            norm.drop("num_batches_tracked", "training only")
-            self.filter = _weight(w.take("conv.0.weight", *shape) * scale[:, None, None])
-            self.filter_bias = _weight((w.take("conv.0.bias", outputs) - mean) * scale + norm.take("bias", outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [1, channels, context + samples] -> [1, outputs, samples]."""
-        y = F.conv1d(x, self.filter, self.filter_bias, dilation=self.dilation)
-        if not self.gated:
-            return F.leaky_relu(y, 0.01)
-        y = torch.tanh(y) * torch.sigmoid(F.conv1d(x, self.gate, self.gate_bias, dilation=self.dilation))
-        past = x[:, : self.outputs, self.context :]  # wider inputs are cropped, narrower ones zero-padded, as upstream
-        missing = self.outputs - past.shape[1]
-        return y + (F.pad(past, (0, 0, 0, missing)) if missing else past)
-
-
-class PreNet(nn.Module):
-    """The convolutional pre-net on raw samples. State i: the last `contexts[i]` input samples of layer i."""
-
-    def __init__(self, w: Weights, config: PreNetConfig) -> None:
-        super().__init__()
-        self.combine, self.skip = config.combine_residuals, config.skip_connection
-        self.layers = nn.ModuleList(
-            GatedConv(w.at(f"down_convs.{i}"), *dims, config.use_residual_blocks)
-            for i, dims in enumerate(
-                zip(config.in_channels, config.out_channels, config.kernel_sizes, config.dilations, strict=True)
-            )
-        )
-
-    def forward(self, audio: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        """audio [samples], past.i [channels, context] -> filtered [samples], next past.i."""
-        x = y = audio[None, None]
-        state = []
-        for i, (layer, before) in enumerate(zip(self.layers, past, strict=True)):
-            c = torch.cat((before[None], y), dim=-1)
-            tap(f"pre.{i}.in", c)
-            state.append(c[0, :, -before.shape[-1] :])
-            out = layer(c)
-            tap(f"pre.{i}.out", out)
-            y = y + out if self.combine == "add" else y * out if self.combine == "multiply" else out
-        tap("pre.out", y)
-        y = x + y if self.skip == "add" else x * y if self.skip == "multiply" else y
-        return y[0, 0], *state
-
-
-# --------------------------------------------------------------------------------------------------- converter
+from voxport_exporters.systems.llvc.config import ENCODER_KERNEL, HEADS, LABEL_HIDDEN, POSITIONS, LlvcConfig
 
 
 class EncoderLayer(nn.Module):
@@ -125,17 +22,20 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.dilation = dilation
         taps = w.take("layers.0.weight", width, 1, ENCODER_KERNEL)[:, 0].T  # [kernel, width]
-        self.oldest, self.older, self.newest = (_weight(row) for row in taps)
-        self.bias = _weight(w.take("layers.0.bias", width))
+        self.oldest, self.older, self.newest = (frozen(row) for row in taps)
+        self.bias = frozen(w.take("layers.0.bias", width))
         self.norm1, self.norm2 = LayerNorm(w.at("layers.1"), width), LayerNorm(w.at("layers.4"), width)
         self.pointwise = Linear.of(w.at("layers.3"), width, width, 1)
 
-    def forward(self, h: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """h [frames, width], past [2 dilation, width] -> (update of h, next past)."""
+    def forward(self, h: Tensor, states: States, name: str) -> Tensor:
+        """h [frames, width] -> update of h. State: the last 2 dilation frames. Taps what it reads as `name`.in."""
         d = self.dilation
-        c = torch.cat((past, h))
+        c = states.join(h)
+        tap(f"{name}.in", c)
         y = c[: -2 * d] * self.oldest + c[d:-d] * self.older + h * self.newest + self.bias
-        return torch.relu(self.norm2(self.pointwise(torch.relu(self.norm1(y))))), c[-2 * d :]
+        update: Tensor = torch.relu(self.norm2(self.pointwise(torch.relu(self.norm1(y)))))
+        tap(f"{name}.out", update)
+        return update
 
 
 class Attention(nn.Module):
@@ -148,11 +48,11 @@ class Attention(nn.Module):
     def __init__(self, w: Weights, width: int, positions: Tensor | None, queries: int) -> None:
         super().__init__()
         weight, bias = w.take("in_proj_weight", 3 * width, width), w.take("in_proj_bias", 3 * width)
-        self.query = Linear(weight[:width], bias[:width])
-        self.keys = Linear(weight[width:], None)
+        self.query = Linear(weight[:width].T, bias[:width])
+        self.keys = Linear(weight[width:].T)
         offset = bias[width:] if positions is None else positions @ weight[width:].T + bias[width:]
-        self.offset = _weight(offset)
-        self.out = Linear(w.take("out_proj.weight", width, width), w.take("out_proj.bias", width))
+        self.offset = frozen(offset)
+        self.out = Linear.of(w.at("out_proj"), width, width)
         self.queries = queries
 
     def forward(self, q: Tensor, frames: Tensor, windows: Tensor, name: str) -> Tensor:
@@ -177,8 +77,8 @@ class DecoderLayer(nn.Module):
     def forward(self, q: Tensor, own: Tensor, other: Tensor, windows: Tensor, name: str) -> Tensor:
         q = self.norm1(q + self.self_attn(q, own, windows, f"{name}.self_attn"))
         q = self.norm2(q + self.cross_attn(q, other, windows, f"{name}.cross_attn"))
-        done: Tensor = self.norm3(q + self.linear2(torch.relu(self.linear1(q))))
-        return done
+        out: Tensor = self.norm3(q + self.linear2(torch.relu(self.linear1(q))))
+        return out
 
 
 class Converter(nn.Module):
@@ -190,8 +90,8 @@ class Converter(nn.Module):
         E, D, L = config.enc_dim, config.dec_dim, config.L
         ratio = E // D
         kernel = config.context + L
-        self.in_conv = Linear(w.take("in_conv.0.weight", E, 1, kernel).flatten(1), None)
-        self.label = _weight(_label(w.at("label_embedding"), E))
+        self.in_conv = Linear.of(w.at("in_conv.0"), 1, E, kernel, bias=False)
+        self.label = frozen(_label(w.at("label_embedding"), E))
         mask = w.at("mask_gen")
         self.encoder = nn.ModuleList(
             EncoderLayer(mask.at(f"encoder.dcc_layers.dcc_{i}"), E, 2**i) for i in range(config.num_enc_layers)
@@ -202,15 +102,15 @@ class Converter(nn.Module):
             e, m = mask.at("proj_e2d_e.0"), mask.at("proj_e2d_l.0")
             down_e = e.take("weight", D, ratio, 1)[..., 0]
             down_m = m.take("weight", D, ratio, 1)[..., 0] * self.label.view(D, ratio)
-            self.down = _weight(torch.stack((down_e, down_m)).unsqueeze(1))  # [2, 1, D, ratio]
-            self.down_bias = _weight(torch.stack((e.take("bias", D), m.take("bias", D))).unsqueeze(1))
+            self.down = frozen(torch.stack((down_e, down_m)).unsqueeze(1))  # [2, 1, D, ratio]
+            self.down_bias = frozen(torch.stack((e.take("bias", D), m.take("bias", D))).unsqueeze(1))
             up = mask.at("proj_d2e.0")
-            self.up, self.up_bias = _weight(up.take("weight", E, 1, 1).view(D, ratio)), _weight(up.take("bias", E))
+            self.up, self.up_bias = frozen(up.take("weight", E, 1, 1).view(D, ratio)), frozen(up.take("bias", E))
         else:
             mask.drop("proj_*", "the config says proj=false")
         pe = mask.take("decoder.pos_enc.pe", 1, POSITIONS, D)[0, : config.dec_buf_len + config.dec_chunk_size]
         table = pe if config.use_pos_enc else None  # positions count from the start of a window
-        self.positions = None if table is None else _weight(table[config.dec_buf_len :])
+        self.positions = None if table is None else frozen(table[config.dec_buf_len :])
         self.decoder = nn.ModuleList(
             DecoderLayer(mask.at(f"decoder.tf_dec_layers.{j}"), config, table if j == 0 else None, table)
             for j in range(config.num_dec_layers)
@@ -219,24 +119,22 @@ class Converter(nn.Module):
         # ConvTranspose1d as one MatMul over out_buf_len + 1 frames: frame f - k contributes its tap k to block f.
         reach = config.out_buf_len + 1
         taps = w.take("out_conv.0.weight", E, 1, reach * L).view(E, reach, L)
-        self.out_conv = _weight(taps.flip(1).transpose(0, 1).reshape(reach * E, L))  # oldest frame first
+        self.out_conv = frozen(taps.flip(1).transpose(0, 1).reshape(reach * E, L))  # oldest frame first
 
     def forward(self, audio: Tensor, frames: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """audio [chunks, chunk], frames [1] -> audio [chunks, chunk], next state.
 
         `frames`: how many frames are real; from there on the decoder sees zero frames, as upstream's padding of a
-        whole file does. State (llvc.py declares it): context, enc.i, dec.mem, dec.j, out.
+        whole file does. State (job.py declares it): context, enc.i, dec.mem, dec.j, out.
         """
         c = self.config
         chunks = audio.shape[0]
         total = chunks * c.dec_chunk_size
-        rest = list(state)
-        after: list[Tensor] = []
+        states = States(state)
 
         x = audio.reshape(-1)
         if c.context:
-            x = torch.cat((rest.pop(0), x))
-            after.append(x[-c.context :])
+            x = states.join(x)
         tap("in_conv.in", x)
         x = x.view(-1, c.L)
         if c.context:
@@ -247,12 +145,7 @@ class Converter(nn.Module):
 
         h = x
         for i, layer in enumerate(self.encoder):
-            past = rest.pop(0)
-            tap(f"enc.{i}.in", torch.cat((past, h)))
-            y, past = layer(h, past)
-            tap(f"enc.{i}.out", y)
-            h = h + y
-            after.append(past)
+            h = h + layer(h, states, f"enc.{i}")
         tap("enc.out", h)
 
         masked = h * self.label
@@ -265,7 +158,7 @@ class Converter(nn.Module):
         else:
             e, m = h, masked
         real = (torch.arange(total, device=audio.device) < frames).to(audio.dtype)[:, None]
-        m = self._decode(m * real, e * real, chunks, rest, after)
+        m = self._decode(m * real, e * real, chunks, states)
         tap("dec.out", m)
 
         if self.proj:
@@ -275,25 +168,22 @@ class Converter(nn.Module):
             m = masked + m
         tap("mask", m)
 
-        z = torch.cat((rest.pop(0), x * m))
+        z = states.join(x * m)
         tap("out_conv.in", z)
-        after.append(z[-c.out_buf_len :])
         z = torch.cat([z[k : k + total] for k in range(c.out_buf_len + 1)], dim=1)
         y = torch.tanh(z @ self.out_conv)
         tap("out_conv.out", y)
-        return y.view(chunks, c.chunk), *after
+        return y.view(chunks, c.chunk), *states.after
 
-    def _decode(self, t: Tensor, mem: Tensor, chunks: int, rest: list[Tensor], after: list[Tensor]) -> Tensor:
+    def _decode(self, t: Tensor, mem: Tensor, chunks: int, states: States) -> Tensor:
         """t, mem [frames, dec_dim] -> [frames, dec_dim]. Window w: frames w chunk .. w chunk + context + chunk."""
         A, C = self.config.dec_buf_len, self.config.dec_chunk_size
         starts = torch.arange(chunks, device=t.device)[:, None] * C
         windows = starts + torch.arange(A + C, device=t.device)
-        mem = torch.cat((rest.pop(0), mem))
-        after.append(mem[-A:])
+        mem = states.join(mem)
         for j, layer in enumerate(self.decoder):
             q = t.view(-1, C, t.shape[-1])
-            own = torch.cat((rest.pop(0), t))
-            after.append(own[-A:])
+            own = states.join(t)
             if j == 0 and self.positions is not None:
                 q = q + self.positions
             name = f"dec.{j}"
@@ -305,8 +195,8 @@ class Converter(nn.Module):
         return t
 
     def _window(self, frames: Tensor, windows: Tensor, positions: bool) -> Tensor:
-        seen = frames[windows]
-        return seen + self._table if positions and self._table is not None else seen
+        gathered = frames[windows]
+        return gathered + self._table if positions and self._table is not None else gathered
 
 
 def _label(w: Weights, width: int) -> Tensor:
