@@ -274,5 +274,5 @@ def test_folded_weight_norm_is_torchs_own(tmp_path: Path) -> None:
         torch.save(held, tmp_path / "a.pth")
         weights = Weights.open(tmp_path / "a.pth")
         weights.take("conv.bias", 4)
-        torch.testing.assert_close(weights.folded("conv", 4, 3, 5), wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(weights.at("conv").folded(4, 3, 5), wanted, rtol=0, atol=1e-6)
         weights.finish()

@@ -15,32 +15,17 @@ from torch import Tensor, nn
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac.config import DILATIONS, HEAD, KERNEL, SnacConfig
 from voxport_exporters.nets import ops
+from voxport_exporters.nets.conv import Conv, TransposedConv
+from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
+from voxport_exporters.nets.rotary import cos_sin, turn
+from voxport_exporters.nets.states import States
 from voxport_exporters.nets.taps import tap
-
-
-def fixed(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.contiguous(), requires_grad=False)
-
-
-class Conv(nn.Module):
-    """Weight-normed convolution without padding. x [1, inputs, time] -> [1, outputs, time - (kernel - 1) dilation]."""
-
-    def __init__(
-        self, w: Weights, name: str, inputs: int, outputs: int, kernel: int, *, dilation: int = 1, groups: int = 1
-    ) -> None:
-        super().__init__()
-        self.weight = fixed(w.folded(name, outputs, inputs // groups, kernel))
-        self.bias = fixed(w.take(f"{name}.bias", outputs))
-        self.dilation, self.groups = dilation, groups
-
-    def forward(self, x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-        return F.conv1d(x, self.weight, self.bias, stride, padding, self.dilation, self.groups)
 
 
 class Snake(nn.Module):
     def __init__(self, w: Weights, name: str, channels: int) -> None:
         super().__init__()
-        self.alpha = fixed(w.take(f"{name}.alpha", 1, channels, 1)[0])
+        self.alpha = frozen(w.take(f"{name}.alpha", 1, channels, 1)[0])
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.snake(x, self.alpha)
@@ -53,9 +38,9 @@ class ResidualUnit(nn.Module):
         super().__init__()
         self.reach = dilation * (KERNEL // 2)
         self.snake1, self.snake2 = Snake(w, "block.0", channels), Snake(w, "block.2", channels)
-        groups = channels if depthwise else 1
-        self.wide = Conv(w, "block.1", channels, channels, KERNEL, dilation=dilation, groups=groups)
-        self.point = Conv(w, "block.3", channels, channels, 1)
+        options = {"dilation": dilation, "groups": channels if depthwise else 1}
+        self.wide = Conv.weight_normed(w.at("block.1"), channels, channels, KERNEL, **options)
+        self.point = Conv.weight_normed(w.at("block.3"), channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [1, channels, reach + time + reach] -> [1, channels, time]."""
@@ -69,67 +54,41 @@ class LocalAttention(nn.Module):
     def __init__(self, w: Weights, width: int, window: int, name: str) -> None:
         super().__init__()
         self.width, self.window, self.name = width, window, name
-        self.norm, self.shift = fixed(w.take("norm.weight", width)), fixed(w.take("norm.bias", width))
-        self.qkv = fixed(w.take("to_qkv.weight", 3 * width, width).T)
-        self.out = fixed(w.take("to_out.weight", width, width).T)
-        angles = torch.outer(torch.arange(window), w.take("rel_pos.inv_freq", HEAD // 2)).repeat(1, 2)[:, None]
-        self.cos, self.sin = fixed(angles.cos()), fixed(angles.sin())  # [window, 1, HEAD]
+        self.norm = LayerNorm(w.at("norm"), width)
+        self.qkv = Linear.of(w.at("to_qkv"), width, 3 * width, bias=False)
+        self.out = Linear.of(w.at("to_out"), width, width, bias=False)
+        cos, sin = cos_sin(torch.arange(window)[:, None], w.take("rel_pos.inv_freq", HEAD // 2))
+        self.cos, self.sin = frozen(cos), frozen(sin)  # [window, 1, HEAD / 2]
 
     def forward(self, x: Tensor) -> Tensor:
         """x [1, width, windows * window] -> the same, residual added."""
-        h = F.layer_norm(x[0].T.reshape(-1, self.window, self.width), (self.width,), self.norm, self.shift)
-        q, k, v = (h @ self.qkv).chunk(3, dim=-1)
-        h = ops.attention(self._turn(q), self._turn(k), v, self.width // HEAD, self.name) @ self.out
-        return x + h.flatten(0, 1).T
+        h = self.norm(x[0].T.reshape(-1, self.window, self.width))
+        q, k, v = self.qkv(h).chunk(3, dim=-1)
+        mixed: Tensor = self.out(ops.attention(self._turned(q), self._turned(k), v, self.width // HEAD, self.name))
+        return x + mixed.flatten(0, 1).T
 
-    def _turn(self, x: Tensor) -> Tensor:
-        x = x.unflatten(-1, (-1, HEAD))
-        first, second = x.chunk(2, dim=-1)
-        return (x * self.cos + torch.cat((-second, first), dim=-1) * self.sin).flatten(-2)
+    def _turned(self, x: Tensor) -> Tensor:
+        return turn(x.unflatten(-1, (-1, HEAD)), self.cos, self.sin).flatten(-2)
 
 
 class Step:
-    """One step of the decoder: what every convolution keeps, in turn, and which columns are real."""
+    """One step of the decoder: the columns that every convolution remembers, and which columns are real."""
 
-    def __init__(self, past: list[Tensor], real: Tensor) -> None:
-        self._past = past
-        self.after: list[Tensor] = []
+    def __init__(self, states: States, real: Tensor) -> None:
+        self._states = states
         self.columns = real.numel()
         self._known = self.join(real.reshape(-1))  # history, then this step's
         self._history = self._known.shape[0] - self.columns
 
     def join(self, x: Tensor) -> Tensor:
-        """The columns kept from before, then x; as many are kept for the next step."""
-        before = self._past.pop(0)
-        x = torch.cat((before, x), dim=-1)
-        self.after.append(x[..., -before.shape[-1] :])
-        return x
+        """The columns remembered from before, then x; as many are remembered for the next step."""
+        return self._states.join(x, axis=-1)
 
     def mask(self, rate: int, delay: int) -> Tensor:
         """1 where a column lies inside the audio, else 0, for a stream of `rate` per latent column, `delay` late."""
         fine = self._known[:, None].expand(-1, rate).reshape(-1)
         start = self._history * rate - delay
         return fine[start : start + self.columns * rate]
-
-
-class TransposedConv(nn.Module):
-    """Transposed convolution of kernel 2 `rate` and stride `rate`: each block of `rate` outputs sees two inputs.
-
-    As one MatMul: faster than ConvTranspose, Transposes included (x1.1 at 4 columns), and int8 where asked for.
-    """
-
-    def __init__(self, w: Weights, name: str, inputs: int, outputs: int, rate: int) -> None:
-        super().__init__()
-        # [tap of this column or the one before, inputs; place in the block, outputs]
-        taps = w.folded(name, inputs, outputs, 2 * rate).view(inputs, outputs, 2, rate)
-        self.weight = fixed(taps.permute(2, 0, 3, 1).reshape(2 * inputs, rate * outputs))
-        self.bias = fixed(w.take(f"{name}.bias", outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [1, inputs, 1 + time], one column of the past first -> [1, outputs, rate * time]."""
-        h = x[0].T
-        pairs = torch.cat((h[1:], h[:-1]), dim=-1)
-        return (pairs @ self.weight).view(-1, self.bias.shape[0]).T[None] + self.bias[:, None]
 
 
 class Upsampler(nn.Module):
@@ -139,8 +98,9 @@ class Upsampler(nn.Module):
         super().__init__()
         self.rate = rate
         self.snake = Snake(w, "block.0", inputs)
-        self.up = TransposedConv(w, "block.1", inputs, outputs, rate)
-        self.mix = fixed(w.folded("block.2.linear", outputs, outputs, 1)) if noise else None
+        up = w.at("block.1")
+        self.up = TransposedConv(up.folded(inputs, outputs, 2 * rate), up.take("bias", outputs), rate)
+        self.mix = frozen(w.at("block.2.linear").folded(outputs, outputs, 1)) if noise else None
         after = 3 if w.has("block.5.block.0.alpha") else 2  # with or without a noise block, used or not
         self.units = nn.ModuleList(
             ResidualUnit(w.at(f"block.{after + i}"), outputs, d, depthwise) for i, d in enumerate(DILATIONS)
@@ -151,7 +111,7 @@ class Upsampler(nn.Module):
 
         `rate`: columns of the output per latent column; draws [units, unit * rate].
         """
-        x = self.up(self.snake(step.join(x)))
+        x = self.up(self.snake(step.join(x))[0].T).T[None]
         delay = delay * self.rate + math.ceil(self.rate / 2)
         if self.mix is not None and draws is not None:
             noise = step.join(draws.reshape(-1))[: step.columns * rate]
@@ -164,28 +124,28 @@ class Upsampler(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes -> audio, `delay` samples late. State in order: `SnacConfig` determines it, snac.py declares it."""
+    """Codes -> audio, `delay` samples late. State in order: `SnacConfig` determines it, stages.py declares it."""
 
     def __init__(self, w: Weights, config: SnacConfig) -> None:
         super().__init__()
         self.config = config
         levels = [w.at(f"quantizer.quantizers.{i}") for i in range(len(config.vq_strides))]
         self.codebooks = nn.ParameterList(
-            fixed(v.take("codebook.weight", config.codebook_size, config.codebook_dim)) for v in levels
+            frozen(v.take("codebook.weight", config.codebook_size, config.codebook_dim)) for v in levels
         )
         # the levels' projections are summed: one MatMul over their code vectors side by side
-        self.project = fixed(
-            torch.cat([v.folded("out_proj", config.latent, config.codebook_dim, 1)[..., 0].T for v in levels])
+        self.project = frozen(
+            torch.cat([v.at("out_proj").folded(config.latent, config.codebook_dim, 1)[..., 0].T for v in levels])
         )
-        self.offset = fixed(sum((v.take("out_proj.bias", config.latent) for v in levels), torch.zeros(1)))
+        self.offset = frozen(sum((v.take("out_proj.bias", config.latent) for v in levels), torch.zeros(1)))
         model, widths = w.at("decoder.model"), config.widths
         if config.depthwise:
             front = [
-                Conv(model, "0", config.latent, config.latent, KERNEL, groups=config.latent),
-                Conv(model, "1", config.latent, widths[0], 1),
+                Conv.weight_normed(model.at("0"), config.latent, config.latent, KERNEL, groups=config.latent),
+                Conv.weight_normed(model.at("1"), config.latent, widths[0], 1),
             ]
         else:
-            front = [Conv(model, "0", config.latent, widths[0], KERNEL)]
+            front = [Conv.weight_normed(model.at("0"), config.latent, widths[0], KERNEL)]
         self.front = nn.Sequential(*front)
         at = len(front)
         self.attention: LocalAttention | None = None
@@ -199,7 +159,7 @@ class Decoder(nn.Module):
         )
         at += len(self.blocks)
         self.snake = Snake(model, str(at), widths[-1])
-        self.last = Conv(model, str(at + 1), widths[-1], 1, KERNEL)
+        self.last = Conv.weight_normed(model.at(str(at + 1)), widths[-1], 1, KERNEL)
 
     def forward(self, codes: Tensor, real: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """codes int64 [levels, units, unit], real [units, unit], noise.i [units, unit * rate i] -> audio, next state.
@@ -210,7 +170,8 @@ class Decoder(nn.Module):
         config = self.config
         noisy = len(self.blocks) if config.noise else 0
         draws = [*rest[:noisy], *[None] * (len(self.blocks) - noisy)]
-        step = Step(list(rest[noisy:]), real)
+        states = States(rest[noisy:])
+        step = Step(states, real)
 
         vectors = torch.cat([F.embedding(c, b) for c, b in zip(codes.flatten(1), self.codebooks, strict=True)], dim=-1)
         x = (vectors @ self.project + self.offset).T[None] * real.reshape(-1)
@@ -231,4 +192,4 @@ class Decoder(nn.Module):
         x = self.snake(step.join(x))
         tap(f"decode.layer{self.first + len(self.blocks)}", x[..., KERNEL - 1 + delay :])
         audio = torch.tanh(self.last(x))
-        return audio.reshape(-1, config.unit * config.hop), *step.after
+        return audio.reshape(-1, config.unit * config.hop), *states.after

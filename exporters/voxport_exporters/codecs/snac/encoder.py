@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac.config import DILATIONS, KERNEL, SnacConfig
-from voxport_exporters.codecs.snac.decoder import Conv, LocalAttention, ResidualUnit, Snake, fixed
+from voxport_exporters.codecs.snac.decoder import LocalAttention, ResidualUnit, Snake
+from voxport_exporters.nets.conv import Conv
+from voxport_exporters.nets.dense import Linear, frozen
 from voxport_exporters.nets.taps import tap
 
 
@@ -16,19 +18,20 @@ class Downsampler(nn.Module):
 
     def __init__(self, w: Weights, inputs: int, rate: int, depthwise: bool) -> None:
         super().__init__()
-        self.rate = rate
         self.units = nn.ModuleList(
             ResidualUnit(w.at(f"block.{i}"), inputs, dilation, depthwise) for i, dilation in enumerate(DILATIONS)
         )
         self.snake = Snake(w, "block.3", inputs)
-        self.down = Conv(w, "block.4", inputs, 2 * inputs, 2 * rate)
+        self.down = Conv.weight_normed(
+            w.at("block.4"), inputs, 2 * inputs, 2 * rate, stride=rate, padding=math.ceil(rate / 2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x [1, inputs, time] -> [1, 2 inputs, time / rate]."""
         for unit, dilation in zip(self.units, DILATIONS, strict=True):
             reach = KERNEL // 2 * dilation
             x = unit(F.pad(x, (reach, reach)))
-        y: Tensor = self.down(self.snake(x), stride=self.rate, padding=math.ceil(self.rate / 2))
+        y: Tensor = self.down(self.snake(x))
         return y
 
 
@@ -39,20 +42,19 @@ class Quantizer(nn.Module):
         super().__init__()
         self.stride = stride
         width, dim = config.latent, config.codebook_dim
-        self.into = fixed(w.folded("in_proj", dim, width, 1)[..., 0].T)
-        self.into_offset = fixed(w.take("in_proj.bias", dim))
-        self.out = fixed(w.folded("out_proj", width, dim, 1)[..., 0].T)
-        self.out_offset = fixed(w.take("out_proj.bias", width))
-        self.codebook = fixed(w.take("codebook.weight", config.codebook_size, dim))
+        into, out = w.at("in_proj"), w.at("out_proj")
+        self.into = Linear(into.folded(dim, width, 1)[..., 0].T, into.take("bias", dim))
+        self.out = Linear(out.folded(width, dim, 1)[..., 0].T, out.take("bias", width))
+        self.codebook = frozen(w.take("codebook.weight", config.codebook_size, dim))
         # The largest cosine wins; the length of the query does not change which one it is.
-        self.directions = fixed(F.normalize(self.codebook).T)
+        self.directions = frozen(F.normalize(self.codebook).T)
 
     def forward(self, rest: Tensor) -> tuple[Tensor, Tensor]:
         """rest [columns, width] -> codes [columns / stride], what they leave of `rest`."""
         steps = rest.unflatten(0, (-1, self.stride))
-        codes = ((steps.mean(1) @ self.into + self.into_offset) @ self.directions).argmax(-1)
-        made = F.embedding(codes, self.codebook) @ self.out + self.out_offset
-        return codes, (steps - made[:, None]).flatten(0, 1)
+        codes = (self.into(steps.mean(1)) @ self.directions).argmax(-1)
+        quantized = self.out(F.embedding(codes, self.codebook))
+        return codes, (steps - quantized[:, None]).flatten(0, 1)
 
 
 class Encoder(nn.Module):
@@ -62,7 +64,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         model, width = w.at("encoder.block"), config.encoder_dim
-        self.first = Conv(model, "0", 1, width, KERNEL)
+        self.first = Conv.weight_normed(model.at("0"), 1, width, KERNEL, padding=KERNEL // 2)
         self.blocks = nn.ModuleList()
         for i, rate in enumerate(config.encoder_rates):
             self.blocks.append(Downsampler(model.at(str(i + 1)), width, rate, config.depthwise))
@@ -72,25 +74,26 @@ class Encoder(nn.Module):
         if config.attn_window_size:
             self.attention = LocalAttention(model.at(str(at)), width, config.attn_window_size, "encode.attention")
             at += 1
-        self.last = Conv(model, str(at), width, width, KERNEL, groups=width if config.depthwise else 1)
+        groups = width if config.depthwise else 1
+        self.last = Conv.weight_normed(model.at(str(at)), width, width, KERNEL, padding=KERNEL // 2, groups=groups)
         levels = enumerate(config.vq_strides)
         self.levels = nn.ModuleList(Quantizer(w.at(f"quantizer.quantizers.{i}"), config, s) for i, s in levels)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
         """audio [units, samples a unit] -> codes int64 [units, codes a unit] of every level."""
         units = audio.shape[0]
-        x = self.first(audio.reshape(1, 1, -1), padding=KERNEL // 2)
+        x = self.first(audio.reshape(1, 1, -1))
         for i, block in enumerate(self.blocks):
             x = block(x)
             tap(f"encode.block{i + 1}", x)
         if self.attention is not None:
             x = self.attention(x)
-        x = self.last(x, padding=KERNEL // 2)
+        x = self.last(x)
         tap("encode.z", x)
         rest, codes = x[0].T, []
         for level in self.levels:
-            made, rest = level(rest)
-            codes.append(made.view(units, -1))
+            level_codes, rest = level(rest)
+            codes.append(level_codes.view(units, -1))
         return tuple(codes)
 
 

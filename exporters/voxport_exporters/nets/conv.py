@@ -1,0 +1,125 @@
+"""Convolutions along time, and transposed ones, as every net here uses them: MatMuls where that pays."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.nets.dense import frozen
+from voxport_exporters.nets.states import States
+
+
+class Conv(nn.Module):
+    """Convolution over [1, channels, time].
+
+    With `as_matmul` it is a MatMul over [time, channels], and its weight is [kernel * inputs, outputs].
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        as_matmul: bool = False,
+    ) -> None:
+        """weight [outputs, inputs / groups, kernel], bias [outputs]; `padding`: zeros on both sides."""
+        super().__init__()
+        if as_matmul and (stride, padding, groups) != (1, 0, 1):
+            raise ValueError("as a MatMul, a convolution has stride 1, no padding and one group")
+        self.kernel, self.stride, self.padding = weight.shape[-1], stride, padding
+        self.dilation, self.groups, self.as_matmul = dilation, groups, as_matmul
+        self.weight = frozen(weight.permute(2, 1, 0).flatten(0, 1) if as_matmul else weight)
+        self.bias = frozen(bias)
+
+    @classmethod
+    def of(
+        cls,
+        w: Weights,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        as_matmul: bool = False,
+    ) -> "Conv":
+        """From `weight` [outputs, inputs, kernel] and `bias` below `w`."""
+        weight, bias = w.take("weight", outputs, inputs, kernel), w.take("bias", outputs)
+        return cls(weight, bias, stride=stride, dilation=dilation, as_matmul=as_matmul)
+
+    @classmethod
+    def weight_normed(
+        cls,
+        w: Weights,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> "Conv":
+        """From the weight-normed weight and `bias` below `w`."""
+        weight, bias = w.folded(outputs, inputs // groups, kernel), w.take("bias", outputs)
+        return cls(weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+    @property
+    def context(self) -> int:
+        """Steps of the past that the next output needs beside its own `stride` steps."""
+        return (self.kernel - 1) * self.dilation + 1 - self.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.as_matmul:
+            return windows(x, self.kernel, self.dilation) @ self.weight + self.bias
+        return F.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def causal(conv: Conv, x: Tensor, states: States) -> Tensor:
+    """`conv` over x [1, channels, time] and the steps before it, a state [channels, context]; none with context 0."""
+    y: Tensor = conv(states.join(x.squeeze(0), axis=-1)[None] if conv.context else x)
+    return y
+
+
+def windows(x: Tensor, kernel: int, dilation: int = 1) -> Tensor:
+    """What a convolution sees at each step, oldest first: x [(kernel - 1) * dilation + steps, width]
+    -> [steps, kernel * width]. One Gather, of which an int8 product needs the bytes only (graphs/int8.py)."""
+    if kernel == 1:
+        return x
+    steps = x.shape[0] - (kernel - 1) * dilation
+    index = torch.arange(steps, device=x.device)[:, None] + dilation * torch.arange(kernel, device=x.device)
+    return x.index_select(0, index.flatten()).reshape(-1, kernel * x.shape[1])
+
+
+def polyphase(weight: Tensor, rate: int) -> Tensor:
+    """The matrix [reach * inputs, rate * outputs] of a transposed convolution with stride `rate`.
+
+    weight [inputs, outputs, reach * rate]. Its product with `reach` steps of input side by side, oldest first, is the
+    `rate` steps of output that begin at the newest of them.
+    """
+    inputs, outputs, kernel = weight.shape
+    taps = weight.view(inputs, outputs, kernel // rate, rate).flip(2)
+    return taps.permute(2, 0, 3, 1).reshape(kernel // rate * inputs, rate * outputs)
+
+
+class TransposedConv(nn.Module):
+    """Transposed convolution, kernel `reach * rate`, stride `rate`, as one MatMul: [steps, in] -> [steps * rate, out].
+
+    Step t of `rate` outputs sees the inputs t and the `reach` - 1 before it. Faster than ConvTranspose, and int8 where
+    asked for.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, rate: int) -> None:
+        """weight [inputs, outputs, reach * rate], bias [outputs]."""
+        super().__init__()
+        self.rate, self.reach = rate, weight.shape[-1] // rate
+        self.weight, self.bias = frozen(polyphase(weight, rate)), frozen(bias.tile(rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [reach - 1 + steps, in]: the inputs before the first step come first."""
+        blocks = windows(x, self.reach) @ self.weight + self.bias
+        return blocks.view(-1, self.weight.shape[1] // self.rate)
