@@ -1,7 +1,6 @@
-"""A bundle's language model as a function without arguments.
+"""A bundle's language model as a function to call again and again: a token (VyvoTTS) or a frame (Qwen3-TTS) a call.
 
-A call computes a token (VyvoTTS) or a frame (Qwen3-TTS). It runs the runtime's own loops and
-sessions, without the codec.
+Through the runtime's own loops and sessions, without the codec.
 """
 
 from collections.abc import Callable
@@ -18,12 +17,12 @@ from voxport.systems.qwen3tts.lm import Row
 from voxport.systems.vyvo import speaker as vyvo
 
 PROMPT = 100  # tokens in the cache before the first step of VyvoTTS
-TOKEN = 64410  # any code
+TOKEN = 64410  # a code, whichever
 Step = Callable[[], object]
 
 
 def step(bundle: Path, threads: int, most: int) -> Step:
-    """The step of a bundle. It can be called `most` times: the caches are allocated once, for that many positions."""
+    """At most `most` calls: the caches are allocated once."""
     speaker = voxport.load(bundle, threads=threads, check=False)
     if isinstance(speaker, qwen3tts.Speaker):
         return _frame(speaker, most)
@@ -33,14 +32,14 @@ def step(bundle: Path, threads: int, most: int) -> Step:
 
 def _token(speaker: vyvo.Speaker, most: int) -> Step:
     """One token: the model, and one of the cut heads, which computes the logits that the grammar allows."""
-    rows = Rows(speaker.model._lm, np.zeros(1, np.int64), PROMPT + most)
-    rows.feed("tokens", np.random.default_rng(0).integers(0, 60000, (1, PROMPT)))
-    token = np.array([[TOKEN]])
-    return lambda: speaker.model.logits("head.1", rows.feed("tokens", token)["hidden"])
+    rows = Rows(speaker.model._lm, 1, PROMPT + most)
+    rows.prefill(0, "tokens", np.random.default_rng(0).integers(0, 60000, PROMPT))
+    token = np.array([TOKEN])
+    return lambda: speaker.model.logits("head.1", rows.step("tokens", token)["hidden"])
 
 
 def _frame(speaker: qwen3tts.Speaker, most: int) -> Step:
-    """One frame: talker, sampling and predictor, after a sentence of 20 words."""
+    """Talker, sampling and predictor after a sentence of 20 words."""
     plan = speaker.requests.of(None, None, None, None, None, 0, False, {"min_new_tokens": most + 1})
     books = speaker.model.books
     row = Row(

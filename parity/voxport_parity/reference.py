@@ -36,7 +36,10 @@ class TorchState(dict[str, Array]):
         """See `State.row`. Every tensor is a copy, which `put` brings back."""
         by_row = {t.name for t in self.stage.inputs if t.shape[:1] == ("batch",)}
         constants = {n: a[index : index + 1] if n in by_row else a for n, a in self.constants.items()}
-        arrays = {t.name: self[t.name][index : index + 1] * (t.shared or not fresh) for t in self.stage.state}
+        arrays = {t.name: self[t.name][index : index + 1].copy() for t in self.stage.state}
+        for tensor in self.stage.state:
+            if fresh and not tensor.shared:
+                arrays[tensor.name][...] = 0
         return TorchState(self.stage, arrays, constants)
 
     def put(self, index: int, row: "TorchState") -> None:

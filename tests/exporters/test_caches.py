@@ -27,10 +27,10 @@ def language_model() -> Part:
 
 def run(lm: OrtSession, tokens: np.ndarray) -> tuple[np.ndarray, OrtState]:
     """In a call of half the tokens, one of five, then one by one."""
-    state, none = lm.start(batch=1, capacity=TOKENS + 3), np.zeros(1, np.int64)
+    state = lm.start(batch=1, capacity=TOKENS + 3)
     half = TOKENS // 2
     for start, stop in [(0, half), (half, half + 5), *((i, i + 1) for i in range(half + 5, TOKENS))]:
-        out, state = lm(state, tokens=tokens[:, start:stop], past=np.array([start]), pads=none)
+        out, state = lm(state, tokens=tokens[:, start:stop], past=np.array([start]))
     return out["hidden"], state
 
 
@@ -76,15 +76,14 @@ def test_keys_are_measured_without_their_rotation() -> None:
         "lm",
         inputs=(
             TensorSpec("tokens", "int64", ("batch", "time")),
-            TensorSpec("past", "int64", (1,)),
-            TensorSpec("pads", "int64", ("batch",)),
+            TensorSpec("past", "int64", ("batch",)),
         ),
         outputs=(TensorSpec("hidden", "int64", ("batch", "time")),),
         state=(TensorSpec("keys.0", "float32", cache), TensorSpec("values.0", "float32", cache)),
     )
     none = torch.zeros(1, dtype=torch.int64)
     net = Turned()
-    part = Part(stage, net, {}, sample=lambda: (torch.zeros(1, 30, dtype=torch.int64), none, none))
+    part = Part(stage, net, {}, sample=lambda: (torch.zeros(1, 30, dtype=torch.int64), none))
     still = caches.scales(part, ["keys.0", "values.0"])
     net.reach = 20.0
     turned = caches.scales(part, ["keys.0", "values.0"])

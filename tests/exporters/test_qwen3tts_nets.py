@@ -129,7 +129,7 @@ def speak(model: Model, run: str) -> None:
     model.start()
     embeds, past, tokens, seen = golden["prefill_embeds"], 0, [], np.zeros(golden["talker_logits"].shape[1], bool)
     for step, expected in enumerate(golden["talker_tokens"]):
-        out = model("talker", embeds=embeds, past=np.array([past]), pads=np.array([0]))
+        out = model("talker", embeds=embeds, past=np.array([past]))
         past += embeds.shape[1]
         near(out["hidden"][0], golden["past_hidden"][step], HIDDEN)
         if step < len(golden["talker_logits"]):
@@ -167,7 +167,7 @@ def test_layers_and_caches_of_the_prompt_are_upstreams() -> None:
         prompt = model.golden[f"{run}.prefill_embeds"]
         model.start()
         with tapped() as taps:
-            model("talker", embeds=prompt, past=np.array([0]), pads=np.array([0]))
+            model("talker", embeds=prompt, past=np.array([0]))
         for i in range(4):
             near(taps[f"hidden{i}"].numpy(), model.golden[f"{run}.prefill_hidden.{i}"], HIDDEN)
         for layer in (0, 2):

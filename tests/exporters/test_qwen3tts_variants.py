@@ -171,7 +171,7 @@ def test_every_product_is_that_of_the_net_that_rounds_as_it_does(size: str, reci
     width, books, none = inner["hidden_size"], SIZES[size]["books"], np.zeros(1, np.int64)
     one = np.ones(1, np.float32)
     fed: dict[str, dict[str, np.ndarray]] = {
-        "talker": {"embeds": random.standard_normal((1, 9, width), np.float32), "past": none, "pads": none},
+        "talker": {"embeds": random.standard_normal((1, 9, width), np.float32), "past": none},
         "predictor": {
             "hidden": random.standard_normal((1, width), np.float32),
             "code": none,

@@ -11,7 +11,7 @@ import snac  # type: ignore[import-untyped]
 import torch
 from tests.bundles import Export
 from tests.command import done, refusal, run
-from tests.exporters.test_decoder import CONFIGS, checkpoint
+from tests.exporters.decoders import CONFIGS, checkpoint
 from tests.exporters.test_lora import adapter
 from tests.exporters.test_snac_configs import RELEASED, release
 

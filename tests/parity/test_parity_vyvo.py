@@ -100,7 +100,7 @@ def test_every_product_is_that_of_the_net_that_rounds_as_it_does(
 ) -> None:
     bundle, none = vyvo_bundles(recipe, "cpu"), np.zeros(1, np.int64)
     heard = {"hidden": vyvo_golden["batch.hidden_last"]}
-    fed = {"lm": {"tokens": vyvo_golden["prompt_ids"].astype(np.int64), "past": none, "pads": none}}
+    fed = {"lm": {"tokens": vyvo_golden["prompt_ids"].astype(np.int64), "past": none}}
     fed |= {"head.3": heard, "head": heard}
     parts = quantized(vyvo.job(vyvo_checkpoint).parts, vyvo.RECIPES[recipe], Bundle(bundle))
     counts = {p.stage.name: products.check(p, bundle, fed[p.stage.name]) for p in parts if p.stage.name in fed}

@@ -13,10 +13,10 @@ from voxport.speech.sampler import RANGE, Sampling
 Array = np.ndarray
 
 
-def textbook(scores: Array, said: Array, s: Sampling) -> Array:
+def textbook(scores: Array, history: Array, s: Sampling) -> Array:
     """Probability of every id: penalty, temperature, top-k, top-p, one after the other over all ids."""
     x = scores.astype(np.float64)
-    x = np.where(said, np.where(x > 0, x / s.repetition_penalty, x * s.repetition_penalty), x) / s.temperature
+    x = np.where(history, np.where(x > 0, x / s.repetition_penalty, x * s.repetition_penalty), x) / s.temperature
     if s.top_k:
         x = np.where(x >= np.sort(x)[-min(s.top_k, len(x))], x, -np.inf)
     p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
@@ -42,10 +42,10 @@ def textbook(scores: Array, said: Array, s: Sampling) -> Array:
 )
 def test_chances_are_those_of_the_textbook(seed: int, n: int, s: Sampling) -> None:
     scores = 3 * draws.normals(seed, "scores", 0, (n,))
-    said = draws.uniforms(seed, "said", 0, n) < 0.3
-    want = textbook(scores, said, s)
+    history = draws.uniforms(seed, "said", 0, n) < 0.3
+    want = textbook(scores, history, s)
     got = np.zeros(n)
-    kept, p = s.chances(s.penalized(scores, said))
+    kept, p = s.chances(s.penalized(scores, history))
     got[kept] = p
     assert np.abs(got - want).max() <= 1e-5
 
@@ -53,8 +53,8 @@ def test_chances_are_those_of_the_textbook(seed: int, n: int, s: Sampling) -> No
 def test_a_draw_is_the_first_id_whose_cumulative_chance_exceeds_it() -> None:
     s = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
     scores = np.log(np.array([0.2, 0.5, 0.3], np.float32))
-    said = np.zeros(3, bool)
-    assert [s.choose(scores, said, u) for u in (0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999)] == [0, 0, 1, 1, 2, 2]
+    history = np.zeros(3, bool)
+    assert [s.choose(scores, history, u) for u in (0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_draws_and_top_p_are_transformers() -> None:
@@ -90,19 +90,19 @@ def test_an_id_that_cannot_be_is_never_drawn() -> None:
 
 def test_greedy_takes_the_best_after_the_penalty_and_the_lowest_of_equals() -> None:
     s = Sampling(temperature=0.6, top_k=50, top_p=0.95, repetition_penalty=2.0)
-    said = np.array([False, True, False])
-    assert s.choose(np.array([1, 1.5, 1], np.float32), said, None) == 0
-    assert s.choose(np.array([-1, -0.6, -1], np.float32), said, None) == 0  # a negative score is multiplied
-    assert s.choose(np.array([-1.3, -0.6, -1.3], np.float32), said, None) == 1
+    history = np.array([False, True, False])
+    assert s.choose(np.array([1, 1.5, 1], np.float32), history, None) == 0
+    assert s.choose(np.array([-1, -0.6, -1], np.float32), history, None) == 0  # a negative score is multiplied
+    assert s.choose(np.array([-1.3, -0.6, -1.3], np.float32), history, None) == 1
 
 
 def test_scores_and_marks_are_left_as_they_are() -> None:
     s = Sampling(temperature=0.6, top_k=2, top_p=0.9, repetition_penalty=1.3)
-    scores, said = draws.normals(0, "s", 0, (100,)), np.ones(100, bool)
+    scores, history = draws.normals(0, "s", 0, (100,)), np.ones(100, bool)
     before = scores.copy()
-    s.choose(scores, said, 0.5)
+    s.choose(scores, history, 0.5)
     assert np.array_equal(scores, before)
-    assert said.all()
+    assert history.all()
 
 
 @pytest.mark.parametrize(

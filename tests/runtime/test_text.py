@@ -1,4 +1,4 @@
-"""Text to ids, padded batches, and long text in pieces."""
+"""Text to ids, and long text in pieces."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxport.speech.text import Tokenizer, left_padded, pieces, weight
+from voxport.speech.text import Tokenizer, pieces, weight
 
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=60)
 MARKS = st.sampled_from(["", "", "", ",", ".", "!", "?", ";", "...", ".\n"])
@@ -20,13 +20,6 @@ def test_ids_are_upstreams(vyvo_checkpoint: Path, vyvo_golden: dict[str, np.ndar
     assert tokenizer.ids(texts["text"]) == vyvo_golden["prompt_ids"][0, 1:-2].tolist()
     named = tokenizer.ids(f"{texts['voice']}: {texts['text']}")
     assert named == vyvo_golden["prompt_ids_voice"][0, 1:-2].tolist()
-
-
-def test_rows_are_padded_on_the_left(vyvo_golden: dict[str, np.ndarray]) -> None:
-    rows = [vyvo_golden["prompt_ids"][0].tolist(), vyvo_golden["prompt_ids_voice"][0].tolist()]
-    ids, pads = left_padded(rows, 407)
-    assert np.array_equal(ids, vyvo_golden["batch_ids"])
-    assert np.array_equal(pads, (vyvo_golden["batch_mask"] == 0).sum(1))
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t "])

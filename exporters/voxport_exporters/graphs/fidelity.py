@@ -32,13 +32,13 @@ def fidelity(parts: Mapping[str, Part], folder: Path, tokens: Array, heads: list
     ids, none = torch.from_numpy(tokens)[None], torch.zeros(1, dtype=torch.int64)
     with torch.no_grad(), reading(net.decoder):
         rows = net.rows(ids)
-        hidden, *_ = net.decoder(rows, none, none, *state)
+        hidden, *_ = net.decoder(rows, none, *state)
 
     lm = OrtSession(folder / "lm.onnx")
     wanted = {index for index, _ in heads}
     cache, seen = lm.start(**axes), {}
     for index, token in enumerate(tokens):
-        out, cache = lm(cache, tokens=token.reshape(1, 1), past=np.array([index]), pads=np.zeros(1, np.int64))
+        out, cache = lm(cache, tokens=token.reshape(1, 1), past=np.array([index]))
         if index in wanted:
             seen[index] = out["hidden"]
 

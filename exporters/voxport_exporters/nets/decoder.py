@@ -94,10 +94,8 @@ class ShortConv(nn.Module):
         self.weight = nn.Parameter(w.take("conv.weight", c.width, 1, c.kernel), requires_grad=False)
         self.bias = nn.Parameter(w.take("conv.bias", c.width), requires_grad=False) if c.conv_bias else None
 
-    def forward(self, x: Tensor, places: Places, past: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, _places: Places, past: Tensor) -> tuple[Tensor, ...]:
         """x [batch, time, width], past [batch, kernel - 1, width]: the last B * x -> same shapes."""
-        if self.bias is not None:
-            x = x * places.real  # without biases a pad is zeros already: no trace in the state
         b, c, x = self.in_proj(x).chunk(3, dim=-1)
         y, past = ops.short_conv(b * x, past, self.weight, self.bias)
         return self.out_proj(c * y), past
@@ -151,19 +149,16 @@ class Decoder(nn.Module):
         self.norm = Norm(w.take(f"{_name(config, 'norm')}.weight", config.width), config.eps)
         self.frequencies = nn.Parameter(config.rope.frequencies(config.head_size), requires_grad=False)
 
-    def forward(
-        self, embeds: Tensor, past: Tensor, pads: Tensor, *state: Tensor, at: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """embeds [batch, time, width], past int64 [1], pads int64 [batch] -> normed hidden [batch, time, width], state.
+    def forward(self, embeds: Tensor, past: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """embeds [batch, time, width], past int64 [batch] -> normed hidden [batch, time, width], next state.
 
-        `past`: tokens in the cache, the same for every row; `pads`: how many of them, on the left, are padding.
-        State: `state_of(config)`. `at` float [batch, time]: rotary positions that do not count tokens.
+        `past`: tokens in each row's caches. State: `state_of(config)`.
         """
         c = self.config
         windows = {c.window if mixer == "sliding" else 0 for mixer in c.mixers if mixer != "conv"}
-        places = Places.of(past, pads, embeds.shape[1], self.frequencies, windows, at)
+        places = Places.of(past, embeds.shape[1], self.frequencies, windows)
         rest, after = list(state), []
-        h = embeds * places.real if c.kernel else embeds
+        h = embeds
         for i, layer in enumerate(self.layers):
             tap(f"hidden{i}", h)
             count = 2 if c.mixers[i] != "conv" else 1 if c.kernel > 1 else 0
@@ -185,9 +180,9 @@ class LanguageModel(nn.Module):
         self.embedding = later(lambda: w.take("model.embed_tokens.weight", config.vocab, config.width))
         self.decoder = Decoder(w.at("model"), config)
 
-    def forward(self, tokens: Tensor, past: Tensor, pads: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """tokens int64 [batch, time], past int64 [1], pads int64 [batch] -> hidden [batch, width], next state."""
-        h, *after = self.decoder(F.embedding(tokens, self.embedding), past, pads, *state)
+    def forward(self, tokens: Tensor, past: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """tokens int64 [batch, time], past int64 [batch] -> hidden [batch, width] of the last token, next state."""
+        h, *after = self.decoder(F.embedding(tokens, self.embedding), past, *state)
         return h[:, -1], *after
 
     def rows(self, tokens: Tensor) -> Tensor:

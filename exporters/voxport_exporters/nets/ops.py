@@ -17,7 +17,7 @@ from torch import Tensor
 
 from voxport_exporters.nets.taps import tap
 
-HIDDEN = -1e30  # added to a score it leaves no weight; finite, so a row that sees nothing yields no NaN
+HIDDEN = -1e30  # a score that leaves no weight; finite, so softmax yields no NaN
 GQA_MULTIPLE = 8  # onnxruntime's GroupQueryAttention refuses other head sizes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # by transformers' names
@@ -79,40 +79,46 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the tokens of one call stand: worked out once, used by every layer.
+    """Where the tokens of one call stand: worked out once, used by every layer. Every row has its own position."""
 
-    Rows of a batch are padded on the left, so all rows stand at the same index of the cache. Tokens do not see pads,
-    and pads see only pads: where no layer adds a bias, a pad that enters as zeros stays zeros.
-    """
-
-    past: Tensor  # int64 [1]: tokens already in the cache, pads included
-    total: int  # with the new ones; a symbol while tracing
-    real: Tensor  # float [batch, time, 1]: 1, or 0 at a pad
+    past: Tensor  # int64 [batch]: tokens in the caches of each row
+    total: int  # columns of the caches that are read: the tokens of the longest row, new ones too; symbolic in a trace
+    last: Tensor  # int32 [batch]: position of each row's last new token
+    end: Tensor  # int32 scalar: `total` as a tensor
     cos: Tensor  # [batch, time, head size / 2]
     sin: Tensor
-    masks: dict[int, Tensor]  # window -> [batch, 1, time, total], 0 where visible and HIDDEN elsewhere; 0: no window
+    visible: dict[int, Tensor]  # window -> bool [batch, 1, time, total]: what a new token sees; 0: no window
+    written: Tensor | None  # bool [batch, 1, total, 1]: columns that hold a token; None where all of them do
 
     @classmethod
-    def of(
-        cls, past: Tensor, pads: Tensor, time: int, frequencies: Tensor, windows: set[int], at: Tensor | None = None
-    ) -> "Places":
-        """past int64 [1], pads int64 [batch], `time` new tokens; `at` float [batch, time]: positions, if not 0, 1 .."""
-        total: int = past.item() + time  # type: ignore[assignment]
+    def of(cls, past: Tensor, time: int, frequencies: Tensor, windows: set[int]) -> "Places":
+        """past int64 [batch]: tokens in the caches of each row, to which `time` are added."""
+        longest = past.amax(0)
+        total: int = longest.item() + time  # type: ignore[assignment]
         torch._check(total >= time)
-        new = past + torch.arange(time, device=past.device)  # [time]
-        since = new - pads[:, None]  # [batch, time]: index without the row's pads
-        angles = (since.clamp(min=0).to(torch.float32) if at is None else at)[..., None] * frequencies
-        keys = torch.arange(total, device=past.device)
-        behind = new[:, None] - keys  # [time, total]
-        masks = {}
-        for window in windows:
-            alike = (keys < pads[:, None, None]) == (since < 0)[..., None]  # [batch, time, total]
-            visible = (behind >= 0) & alike[:, None]
-            if window:
-                visible = visible & (behind < window)
-            masks[window] = torch.where(visible, 0.0, HIDDEN)
-        real = (since >= 0).to(torch.float32)[..., None]
-        return cls(past, total, real, angles.cos(), angles.sin(), masks)
+        positions = past[:, None] + torch.arange(time, device=past.device)  # [batch, time]
+        angles = positions.to(torch.float32)[..., None] * frequencies
+        columns = torch.arange(total, device=past.device)
+        written = columns[:, None] < (past + time)[:, None, None, None]
+        return cls(
+            past,
+            total,
+            (past + (time - 1)).to(torch.int32),
+            (longest + time).to(torch.int32),
+            angles.cos(),
+            angles.sin(),
+            {window: visible(positions, columns, window)[:, None] for window in windows},
+            written,
+        )
+
+
+def visible(positions: Tensor, columns: Tensor, window: int) -> Tensor:
+    """positions int64 [..., time], columns int64 [total] -> bool [..., time, total]: which columns a token sees.
+
+    `window`: how many tokens, itself included; 0: all up to itself.
+    """
+    behind = positions[..., None] - columns
+    return (behind >= 0) & (behind < window) if window else behind >= 0
 
 
 def rotary(x: Tensor, heads: int, places: Places) -> Tensor:
@@ -140,33 +146,37 @@ def cached_attention(
     """Causal attention of new tokens to themselves and all before them.
 
     q [batch, time, heads * size], k and v [batch, time, kv heads * size]; keys and values [batch, kv heads, capacity,
-    size] hold `places.past` columns and get the new ones, in place where input and output share memory; columns
-    beyond are never read. Returns the shape of q, next keys, next values.
+    size] hold `places.past` columns of each row and get the new ones, in place where input and output share memory;
+    columns beyond are never read. `window`: tokens that are seen, the new one included; 0: all. Returns the shape of q,
+    next keys, next values.
+
+    onnxruntime's operator masks by itself, so the cpu target computes no mask. It takes several new tokens into caches
+    that hold some already from a batch of one row only.
     """
     batch, time, width = q.shape
     shared, size = keys.shape[1], keys.shape[3]
     heads = width // size
-    mask = places.masks[window]
     if _emits_contrib() and size % GQA_MULTIPLE == 0:
-        last = (places.past + (time - 1)).to(torch.int32).expand(batch)
-        total = (places.past + time).to(torch.int32).reshape(())
         out, keys, values = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
-            (q, k, v, keys, values, last, total, None, None, None, mask),
-            {"num_heads": heads, "kv_num_heads": shared},
+            (q, k, v, keys, values, places.last, places.end),
+            {"num_heads": heads, "kv_num_heads": shared, "local_window_size": window or -1},
             dtypes=(q.dtype, keys.dtype, values.dtype),
             shapes=(q.shape, keys.shape, values.shape),
             version=1,
         )
         return out, keys, values
-    columns = (places.past + torch.arange(time, device=q.device))[None, None, :, None]
+    columns = (places.past[:, None] + torch.arange(time, device=q.device))[:, None, :, None]
     columns = columns.expand(batch, shared, time, size)
     k, v = (x.unflatten(-1, (shared, size)).transpose(1, 2) for x in (k, v))
     keys, values = keys.scatter(2, columns, k), values.scatter(2, columns, v)
     seen_keys, seen_values = keys[:, :, : places.total], values[:, :, : places.total]
+    if places.written is not None:  # no weight is not enough: what an unwritten column holds may be no number
+        seen_values = torch.where(places.written, seen_values, 0.0)
     # Heads that share keys are put side by side as further queries, so keys are never repeated.
     q = q.unflatten(2, (shared, -1, size)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [batch, kv heads, group * time, size]
-    scores = (q @ seen_keys.transpose(-1, -2) / math.sqrt(size)).unflatten(2, (-1, time)) + mask[:, :, None]
+    scores = (q @ seen_keys.transpose(-1, -2) / math.sqrt(size)).unflatten(2, (-1, time))
+    scores = torch.where(places.visible[window][:, :, None], scores, HIDDEN)
     mixed = torch.softmax(scores, dim=-1).flatten(2, 3) @ seen_values
     mixed = mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4)
     return mixed.flatten(2), keys, values

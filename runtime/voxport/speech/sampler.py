@@ -25,7 +25,7 @@ class Sampling:
     temperature: float  # above 0; below 1 sharpens
     top_k: int  # only the k best are drawn from; 0: all
     top_p: float  # only the best that hold this much of the chance together; 1: all
-    repetition_penalty: float  # above 0; above 1 makes what was said before less likely
+    repetition_penalty: float  # above 0; above 1 makes ids that came before less likely
 
     def __post_init__(self) -> None:
         least, most = RANGE
@@ -42,11 +42,11 @@ class Sampling:
             if not holds:
                 raise ValueError(law)
 
-    def penalized(self, scores: Scores, said: npt.NDArray[np.bool_]) -> Scores:
-        """scores [n], said bool [n] (the ids that came before, prompt included) -> scores [n], a copy."""
+    def penalized(self, scores: Scores, history: npt.NDArray[np.bool_]) -> Scores:
+        """scores [n], history bool [n] (the ids that came before, prompt included) -> scores [n], a copy."""
         scores = scores.copy()
         if self.repetition_penalty != 1:
-            at = np.flatnonzero(said)
+            at = np.flatnonzero(history)
             s, penalty = scores[at], np.float32(self.repetition_penalty)
             scores[at] = np.where(s > 0, s / penalty, s * penalty)
         return scores
@@ -74,9 +74,9 @@ class Sampling:
         at = int(np.searchsorted(_sums(p), np.float32(u), side="right"))
         return int(kept[min(at, len(kept) - 1)])  # the sum may round to a little below 1
 
-    def choose(self, scores: Scores, said: npt.NDArray[np.bool_], u: float | None) -> int:
-        """scores [n], said bool [n] -> id; the best when `u` is None (ties: the lowest id)."""
-        scores = self.penalized(scores, said)
+    def choose(self, scores: Scores, history: npt.NDArray[np.bool_], u: float | None) -> int:
+        """scores [n], history bool [n] -> id; the best when `u` is None (ties: the lowest id)."""
+        scores = self.penalized(scores, history)
         return int(np.argmax(scores)) if u is None else self.draw(scores, u)
 
     @classmethod

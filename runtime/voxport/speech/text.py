@@ -1,15 +1,11 @@
 """Text on its way to a language model: ids, padded batches, and long text in pieces that a model can say in one go."""
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Tokens
-
-from voxport.graphs.session import Array
 
 # Where a sentence ends: after a mark and what closes with it, before white space (none needed in Chinese and Japanese);
 # not after an initial or a title. Where a clause ends, for sentences that are too long.
@@ -51,14 +47,6 @@ class Tokenizer:
         self._tokens.encode_special_tokens = not special
         ids: list[int] = self._tokens.encode(text).ids
         return ids
-
-
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Array, Array]:
-    """(ids int64 [rows, longest], pads int64 [rows]): pads go before each row, so that all rows end together."""
-    longest = max(len(row) for row in rows)
-    pads = np.array([longest - len(row) for row in rows], np.int64)
-    ids = np.array([[pad] * (longest - len(row)) + list(row) for row in rows], np.int64)
-    return ids, pads
 
 
 def weight(text: str) -> int:

@@ -15,7 +15,7 @@ from voxport_exporters.checkpoints.later import later
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets.decoder import Decoder, Linear
 from voxport_exporters.nets.decoder_config import DecoderConfig
-from voxport_exporters.nets.ops import HIDDEN, Places
+from voxport_exporters.nets.ops import Places, visible
 from voxport_exporters.nets.taps import tap
 from voxport_exporters.systems.qwen3tts.talker import book_tables
 
@@ -85,19 +85,24 @@ class _Code(nn.Module):
         return code[:, None], total + embed, logits[:, None], embed, *after
 
     def _places(self, past: Tensor, time: int, batch: int) -> Places:
-        """As Places.of without pads; all of it follows from `past`, which is a constant of the unrolled graph."""
+        """As Places.of with rows that all stand at `past` [1]; it follows from that constant of the unrolled graph."""
         c = self.decoder.config
         total: int = past.item() + time  # type: ignore[assignment]
         torch._check(total >= time)
         torch._check(total <= self.books)
-        new = past + torch.arange(time)
-        angles = (new[:, None].to(torch.float32) * self.decoder.frequencies).expand(batch, time, -1)
-        behind = new[:, None] - torch.arange(total)
-        masks = {}
-        for window in {c.window if mixer == "sliding" else 0 for mixer in c.mixers}:
-            visible = (behind >= 0) & (behind < window) if window else behind >= 0
-            masks[window] = torch.where(visible, 0.0, HIDDEN)[None, None]
-        return Places(past, total, torch.ones(1, 1, 1), angles.cos(), angles.sin(), masks)
+        positions, columns = past + torch.arange(time), torch.arange(total)
+        angles = (positions[:, None].to(torch.float32) * self.decoder.frequencies).expand(batch, time, -1)
+        windows = {c.window if mixer == "sliding" else 0 for mixer in c.mixers}
+        return Places(
+            past.expand(batch),
+            total,
+            (past + (time - 1)).to(torch.int32).expand(batch),
+            (past + time).to(torch.int32).reshape(()),
+            angles.cos(),
+            angles.sin(),
+            {window: visible(positions, columns, window)[None, None] for window in windows},
+            written=None,
+        )
 
 
 class Pass(_Code):

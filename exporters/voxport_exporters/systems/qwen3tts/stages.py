@@ -3,7 +3,7 @@
     text_embed   ids int64 [tokens] -> embeds [tokens, H]: text ids, projected to H
     codec_embed  ids int64 [tokens] -> embeds [tokens, H]: control ids and codes of book 0
     frame_embed  codes int64 [frames, G] -> embeds [frames, H]: sums over the books (Base only, for the reference)
-    talker       embeds [batch, time, H], past int64 [1], pads int64 [batch], cache
+    talker       embeds [batch, time, H], past int64 [batch], cache
                  -> logits [batch, vocab], hidden [batch, H] of the last token, next cache
     predictor    hidden [batch, H], code int64 [batch], uniforms [batch, G - 1], temperature [1], top_k int64 [1],
                  top_p [1] -> codes int64 [batch, G - 1], embed [batch, H], logits [batch, G - 1, codes per book]
@@ -56,8 +56,7 @@ def talker_stage(config: DecoderConfig) -> Stage:
         "talker",
         inputs=(
             TensorSpec("embeds", "float32", ("batch", "time", config.width)),
-            TensorSpec("past", "int64", (1,)),
-            TensorSpec("pads", "int64", ("batch",)),
+            TensorSpec("past", "int64", ("batch",)),
         ),
         outputs=(
             TensorSpec("logits", "float32", ("batch", config.vocab)),

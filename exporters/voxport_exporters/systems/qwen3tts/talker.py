@@ -26,10 +26,10 @@ class Talker(nn.Module):
         self.decoder = Decoder(w.at("model"), config)
         self.head = Linear(w, config.width, {"codec_head": config.vocab})
 
-    def forward(self, embeds: Tensor, past: Tensor, pads: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """embeds [batch, time, width], past int64 [1], pads int64 [batch], state `state_of(config)`
+    def forward(self, embeds: Tensor, past: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """embeds [batch, time, width], past int64 [batch], state `state_of(config)`
         -> logits [batch, vocab] and normed hidden [batch, width] of the last token, next state."""
-        h, *after = self.decoder(embeds, past, pads, *state)
+        h, *after = self.decoder(embeds, past, *state)
         hidden = h[:, -1]
         logits = self.head(hidden)
         tap("logits", logits)

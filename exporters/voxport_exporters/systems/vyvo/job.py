@@ -212,8 +212,7 @@ def parts(weights: Weights, config: DecoderConfig, codes: CodeIds, end_of_speech
 
     def sample() -> tuple[torch.Tensor, ...]:
         tokens = np.concatenate(_example(codes.start, codes, frames=32))
-        none = torch.zeros(1, dtype=torch.int64)
-        return torch.from_numpy(tokens)[None], none, none
+        return torch.from_numpy(tokens)[None], torch.zeros(1, dtype=torch.int64)
 
     yield Part(lm_stage(config), net, sizes, sample=sample)
     for name, head in heads.items():
@@ -225,8 +224,7 @@ def lm_stage(config: DecoderConfig) -> Stage:
         "lm",
         inputs=(
             TensorSpec("tokens", "int64", ("batch", "time")),
-            TensorSpec("past", "int64", (1,)),
-            TensorSpec("pads", "int64", ("batch",)),
+            TensorSpec("past", "int64", ("batch",)),
         ),
         outputs=(TensorSpec("hidden", "float32", ("batch", config.width)),),
         state=state_of(config),

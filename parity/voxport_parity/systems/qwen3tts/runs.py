@@ -90,7 +90,7 @@ class Run:
             return Trace()
         embeds, session = self._prompt(None)[0].embeds, bundle.session("talker")
         start, none = session.start(batch=1, capacity=len(embeds) + 1), np.zeros(1, np.int64)
-        _, state = session(start, embeds=embeds[None], past=none, pads=none)
+        _, state = session(start, embeds=embeds[None], past=none)
         taps = taps_of(session)
         outputs = {f"prefill_hidden.{i}": taps[f"hidden{i}"] for i in range(len(taps)) if f"hidden{i}" in taps}
         for name, array in state.items():

@@ -6,7 +6,7 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array, State
-from voxport.speech.text import left_padded
+from voxport.speech.rows import Rows
 from voxport.systems.vyvo.speaker import Speaker
 from voxport_parity.reference import taps_of
 from voxport_parity.trace import Trace
@@ -21,9 +21,9 @@ def steps(speaker: Speaker, bundle: Bundle, prompt: list[int]) -> Trace:
     first = speaker.format.ids["START_OF_AI"]
     outputs: Trace = {"step1.input_id": np.array([[first]])}
     # upstream keeps a column more of each convolution than is ever read: the first of those one token before
-    _, before = lm(state.copy(), tokens=np.array([prompt[:-1]]), past=none, pads=none)
+    _, before = lm(state.copy(), tokens=np.array([prompt[:-1]]), past=none)
     for call, ids, past in (("prefill", prompt, 0), ("step1", [first], len(prompt))):
-        results, state = lm(state, tokens=np.array([ids]), past=np.array([past]), pads=none)
+        results, state = lm(state, tokens=np.array([ids]), past=np.array([past]))
         outputs |= {f"{call}.{name}": value for name, value in taps_of(lm).items()}
         if call == "prefill":
             outputs["prefill.logits_last"] = speaker.model.logits("head", results["hidden"])
@@ -43,11 +43,10 @@ def _caches(call: str, state: State, before: State, total: int) -> Iterator[tupl
 
 
 def batch(speaker: Speaker, bundle: Bundle, prompts: Sequence[list[int]]) -> Trace:
-    """Several prompts in one call."""
-    ids, pads = left_padded(prompts, speaker.format.ids["PAD_TOKEN"])
-    lm = bundle.session("lm")
-    state = lm.start(batch=len(prompts), capacity=ids.shape[1])
-    hidden = lm(state, tokens=ids, past=np.zeros(1, np.int64), pads=pads)[0]["hidden"]
+    """Upstream's padded batch, without pads: each row is prefilled alone, then all take their last token together."""
+    rows = Rows(bundle.session("lm"), len(prompts), max(map(len, prompts)))
+    rows.begin("tokens", [np.array(prompt[:-1], np.int64) for prompt in prompts])
+    hidden = rows.step("tokens", np.array([prompt[-1] for prompt in prompts], np.int64))["hidden"]
     logits = speaker.model.logits("head", hidden)
     best = np.argsort(-logits, axis=1, kind="stable")[:, :MANY]
     return {

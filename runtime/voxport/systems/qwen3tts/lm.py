@@ -98,7 +98,7 @@ class Row:
 
 
 class LanguageModel:
-    """`generate` makes frames; `clock` times its steps (without prefill)."""
+    """Prompts to frames. Several threads may use one at once; `clock` times the steps of all (without prefill)."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self._talker, self._predictor = (bundle.session(stage, threads) for stage in ("talker", "predictor"))
@@ -106,88 +106,88 @@ class LanguageModel:
         self.books, self.size, self.end = section.books, section.codes, tokens["codec.eos"]
         # ids that may be drawn, ascending, without and with the end
         codes = np.arange(tokens["codec.suppressed"])
-        self._spoken, self._all = codes[codes != self.end], np.union1d(codes, [self.end])
+        self._codes, self._all = codes[codes != self.end], np.union1d(codes, [self.end])
         self.clock = Stopwatch()
 
     def generate(self, rows: Sequence[Row], rule: Rule, watch: Watch | None = None) -> Iterator[list[Array | None]]:
         """The next frame of every row, int64 [books], None for rows that stopped; until all have.
 
-        `watch` is told every output of the graphs, and between them "choice", the rows' codes 0.
+        `watch` is given every output of the graphs, and between them "choice", the rows' codes 0.
         """
         see: Watch = watch or (lambda *_: None)
-        longest = max(len(row.prompt.embeds) for row in rows)
-        pads = np.array([longest - len(row.prompt.embeds) for row in rows], np.int64)
-        embeds = np.stack([np.pad(r.prompt.embeds, ((p, 0), (0, 0))) for r, p in zip(rows, pads, strict=True)])
-        fed = Rows(self._talker, pads, longest + max(row.most for row in rows))
-        made = fed.feed("embeds", embeds)
-        said = np.zeros((len(rows), made["logits"].shape[1]), bool)
+        room = max(len(row.prompt.embeds) + row.most for row in rows)
+        talker = Rows(self._talker, len(rows), room)
+        outputs = talker.begin("embeds", [row.prompt.embeds for row in rows])
+        history = np.zeros((len(rows), outputs["logits"].shape[1]), bool)  # codes 0 of each row
         for step in count():
-            see("talker", made)
-            with self.clock:
+            see("talker", outputs)
+            with self.clock.timing(steps=1):
                 u = [row.draws(step) if rule.draws and not row.stopped else np.zeros(self.books) for row in rows]
                 uniforms = np.array(u, np.float32)
                 code = np.zeros(len(rows), np.int64)
                 for i, row in enumerate(rows):
                     if not row.stopped:
-                        code[i] = self._code(made["logits"][i], said[i], rule, step, float(uniforms[i, 0]))
-                        said[i, code[i]] = True
+                        code[i] = self._code(outputs["logits"][i], history[i], rule, step, float(uniforms[i, 0]))
+                        history[i, code[i]] = True
                         if code[i] == self.end or step + 1 >= row.limit():
                             row.stopped = END if code[i] == self.end else LIMIT
-                self.clock.steps += 1
+                            talker.stop(i)
                 see("choice", {"code": code})
-                live = [not row.stopped for row in rows]
-                if not any(live):
+                active = talker.active.copy()
+                if not active.any():
                     return
-                frame = self._frame(made["hidden"], np.where(live, code, 0), uniforms[:, 1:], rule.rest)
+                frame = self._frame(outputs["hidden"], np.where(active, code, 0), uniforms[:, 1:], rule.rest)
                 see("predictor", frame)
             yield [
                 np.array([first, *others]) if on else None
-                for first, others, on in zip(code, frame["codes"], live, strict=True)
+                for first, others, on in zip(code, frame["codes"], active, strict=True)
             ]
-            text = [next(row.prompt.trailing, row.prompt.pad) if on else 0 for row, on in zip(rows, live, strict=True)]
-            embeds = np.stack([embed + t for embed, t in zip(frame["embed"], text, strict=True)])[:, None]
-            with self.clock:
-                made = fed.feed("embeds", embeds)
+            text = [
+                next(row.prompt.trailing, row.prompt.pad) if on else 0 for row, on in zip(rows, active, strict=True)
+            ]
+            embeds = np.stack([embed + t for embed, t in zip(frame["embed"], text, strict=True)])
+            with self.clock.timing():
+                outputs = talker.step("embeds", embeds)
 
     def read(
         self, prompt: Prompt, codes: Array, hidden: Array | None = None
     ) -> Iterator[tuple[str, Mapping[str, Array]]]:
-        """Outputs of talker and predictor, in turn, while codes [frames, books] are said, whatever they say.
+        """Outputs of talker and predictor, in turn, while they are made to say codes [frames, books].
 
-        `hidden` [frames, width]: what the predictor hears in place of the talker's.
+        `hidden` [frames, width]: what the predictor is fed in place of the talker's.
 
         As hot as `EVEN` all codes are equally likely, so a draw names the code it makes.
         """
-        fed = Rows(self._talker, np.zeros(1, np.int64), len(prompt.embeds) + len(codes))
-        made = fed.feed("embeds", prompt.embeds[None])
+        talker = Rows(self._talker, 1, len(prompt.embeds) + len(codes))
+        outputs = talker.prefill(0, "embeds", prompt.embeds)
         for i, frame in enumerate(codes):
-            yield "talker", made
+            yield "talker", outputs
             u = ((frame[None, 1:] + 0.5) / self.size).astype(np.float32)
-            heard = made["hidden"] if hidden is None else hidden[i : i + 1]
-            rest = self._frame(heard, frame[:1], u, EVEN)
+            fed = outputs["hidden"] if hidden is None else hidden[i : i + 1]
+            rest = self._frame(fed, frame[:1], u, EVEN)
             yield "predictor", rest
-            made = fed.feed("embeds", (rest["embed"] + next(prompt.trailing, prompt.pad))[:, None])
-        yield "talker", made
+            outputs = talker.step("embeds", rest["embed"] + next(prompt.trailing, prompt.pad))
+        yield "talker", outputs
 
     def ids(self, step: int, rule: Rule) -> Array:
         """What may be drawn as the token of a step, ascending."""
-        return self._spoken if step < rule.least else self._all
+        return self._codes if step < rule.least else self._all
 
-    def _code(self, logits: Array, said: Array, rule: Rule, step: int, u: float) -> int:
+    def _code(self, logits: Array, history: Array, rule: Rule, step: int, u: float) -> int:
         ids = self.ids(step, rule)
-        scores = rule.processed.penalized(logits[ids], said[ids])
+        scores = rule.processed.penalized(logits[ids], history[ids])
         return int(ids[int(np.argmax(scores)) if rule.first is None else rule.first.draw(scores, u)])
 
     def _frame(self, hidden: Array, code: Array, u: Array, rest: Sampling | None) -> dict[str, Array]:
         """The codes after `code` int64 [rows], and the embedding of the whole frame."""
-        chosen = rest or BEST
+        sampling = rest or BEST
         return self._predictor(
             self._predictor.start(),
             into=None,
             hidden=hidden,
             code=code,
             uniforms=np.ascontiguousarray(u if rest else np.zeros_like(u)),
-            temperature=np.array([chosen.temperature], np.float32),
-            top_k=np.array([chosen.top_k], np.int64),
-            top_p=np.array([chosen.top_p], np.float32),
+            temperature=np.array([sampling.temperature], np.float32),
+            top_k=np.array([sampling.top_k], np.int64),
+            top_p=np.array([sampling.top_p], np.float32),
         )[0]

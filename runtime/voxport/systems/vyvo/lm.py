@@ -6,6 +6,7 @@ place p of a frame: its codes in order, then the end. `head` gives all logits, f
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from voxport.bundle import Bundle
 from voxport.graphs.session import Array, Session
 from voxport.speech.rows import Rows, Stopwatch
 from voxport.speech.sampler import Sampling
-from voxport.speech.text import left_padded
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,16 @@ class Grammar:
 
 
 class LanguageModel:
-    """`generate` makes tokens; `clock` times its steps (without prefill)."""
+    """Prompts to tokens. Several threads may use one at once; `clock` times the steps of all (without prefill)."""
 
     def __init__(self, bundle: Bundle, threads: int, end: int, pad: int) -> None:
-        """`end`: the id that ends a row; `pad`: what a shorter prompt is padded with, on the left."""
+        """`end`: the id that ends a row; `pad`: what a row yields after its end."""
         self._bundle, self._threads, self._end, self._pad = bundle, threads, end, pad
         self._lm = bundle.session("lm", threads)
         # `head` is as large as the vocabulary, and loaded when somebody generates without a grammar
         names = [name for name in bundle.manifest.stages if name.startswith("head.")]
         self._heads = {name: bundle.session(name, threads) for name in names}
+        self._lock = Lock()
         self.clock = Stopwatch()
 
     def generate(
@@ -56,36 +57,42 @@ class LanguageModel:
         `limits`: ids per row, forced ones counted; `u` float32 [rows, steps]: a draw for each id, forced ones counted;
         None: the best id each time. Forced ids are not computed: they go through the model with the prompt.
         """
-        forced = np.array(grammar.forced if grammar else (), np.int64)
-        ids, pads = left_padded(prompts, self._pad)
-        rows = Rows(self._lm, pads, ids.shape[1] + max(limits))
-        start = np.concatenate((ids, np.tile(forced, (len(prompts), 1))), axis=1)
-        said = np.zeros((len(prompts), self._width(grammar)), bool)  # by id; all that a penalty can meet
-        _note(said, start)
-        goes_on = np.ones(len(prompts), bool)
+        forced = list(grammar.forced if grammar else ())
+        starts = [np.array([*prompt, *forced], np.int64) for prompt in prompts]
+        room = [len(start) + max(limit - len(forced), 0) for start, limit in zip(starts, limits, strict=True)]
+        rows = Rows(self._lm, len(prompts), max(room))
+        history = np.zeros((len(prompts), self._width(grammar)), bool)  # the ids of each row that a penalty can meet
+        for row, start in enumerate(starts):
+            _add(history[row], start)
+        active = np.ones(len(prompts), bool)
         for step, token in enumerate(forced[: max(limits)]):
-            yield np.where(goes_on, token, self._pad)
-            goes_on &= step + 1 < np.array(limits)
-        if not goes_on.any():
+            yield np.where(active, token, self._pad)
+            active &= step + 1 < np.array(limits)
+        if not active.any():
             return
-        hidden = rows.feed("tokens", start)["hidden"]
+        hidden = rows.begin("tokens", starts)["hidden"]
         for step in range(len(forced), max(limits)):
-            with self.clock:
-                tokens = self._choose(hidden, said, goes_on, sampling, grammar, step, None if u is None else u[:, step])
-                self.clock.steps += 1
+            with self.clock.timing(steps=1):
+                draws = None if u is None else u[:, step]
+                tokens = self._choose(hidden, history, active, sampling, grammar, step, draws)
             yield tokens
-            goes_on &= (tokens != self._end) & (step + 1 < np.array(limits))
-            if not goes_on.any():
+            active &= (tokens != self._end) & (step + 1 < np.array(limits))
+            if not active.any():
                 return
-            with self.clock:
-                _note(said, tokens[:, None])
-                hidden = rows.feed("tokens", tokens[:, None])["hidden"]
+            with self.clock.timing():
+                for row in range(len(prompts)):
+                    if active[row]:
+                        _add(history[row], tokens[row : row + 1])
+                    else:
+                        rows.stop(row)
+                hidden = rows.step("tokens", tokens)["hidden"]
 
-    def read(self, prompt: Sequence[int], given: Sequence[int]) -> Iterator[Array]:
-        """Hidden float32 [1, width] after the prompt, then after each of the given ids but the last."""
-        rows = Rows(self._lm, np.zeros(1, np.int64), len(prompt) + len(given))
-        for ids in (prompt, *([token] for token in given[:-1])):
-            yield rows.feed("tokens", np.array([ids], np.int64))["hidden"]
+    def read(self, prompt: Sequence[int], tokens: Sequence[int]) -> Iterator[Array]:
+        """Hidden float32 [1, width] after the prompt, then after each of the tokens but the last."""
+        rows = Rows(self._lm, 1, len(prompt) + len(tokens))
+        yield rows.prefill(0, "tokens", np.array(prompt, np.int64))["hidden"]
+        for token in tokens[:-1]:
+            yield rows.step("tokens", np.array([token], np.int64))["hidden"]
 
     def logits(self, head: str, hidden: Array) -> Array:
         """hidden [rows, width] -> float32 [rows, ids of the head]."""
@@ -107,23 +114,24 @@ class LanguageModel:
     def _choose(
         self,
         hidden: Array,
-        said: Array,
-        goes_on: Array,
+        history: Array,
+        active: Array,
         sampling: Sampling,
         grammar: Grammar | None,
         step: int,
-        u: Array | None,
+        draws: Array | None,
     ) -> Array:
         tokens = np.full(len(hidden), self._pad, np.int64)
         ids, logits = self.allowed(hidden, grammar, step)
-        for i in np.flatnonzero(goes_on):
-            tokens[i] = ids[sampling.choose(logits[i], said[i, ids], None if u is None else float(u[i]))]
+        for i in np.flatnonzero(active):
+            tokens[i] = ids[sampling.choose(logits[i], history[i, ids], None if draws is None else float(draws[i]))]
         return tokens
 
     def _head(self, name: str) -> Session:
-        if name not in self._heads:
-            self._heads[name] = self._bundle.session(name, self._threads)
-        return self._heads[name]
+        with self._lock:
+            if name not in self._heads:
+                self._heads[name] = self._bundle.session(name, self._threads)
+            return self._heads[name]
 
     @property
     def vocabulary(self) -> int:
@@ -136,6 +144,6 @@ class LanguageModel:
         return max(self._end + 1, *(start + grammar.size for start in grammar.starts))
 
 
-def _note(said: Array, tokens: Array) -> None:
-    for row, ids in zip(said, tokens, strict=True):
-        row[ids[ids < said.shape[1]]] = True
+def _add(history: Array, ids: Array) -> None:
+    """Marks ids as said: history bool [n], of which larger ids are no part."""
+    history[ids[ids < len(history)]] = True
