@@ -141,10 +141,10 @@ def test_into_is_checked_by_name(sums: Path) -> None:
         into(total=np.zeros(6, np.float32)[::2])
 
 
-def test_an_input_that_is_not_contiguous_is_refused(sums: Path) -> None:
+def test_an_input_need_not_be_contiguous(sums: Path) -> None:
     session = OrtSession(sums)
-    with pytest.raises(ValueError, match=r"^x float32\[n\]: got an array that is not C-contiguous"):
-        session(session.start(), x=np.zeros(6, np.float32)[::2])
+    outputs, _ = session(session.start(), x=np.arange(6, dtype=np.float32)[::2])
+    assert outputs["seen"].tolist() == [0, 2, 4]
 
 
 def test_inputs_agree_on_the_size_of_an_axis(product: Path, reader: Path) -> None:

@@ -51,14 +51,12 @@ class OrtSession:
 
     def start(self, constants: Mapping[str, Array] | None = None, /, **axes: int) -> "OrtState":
         """See `Session.start`."""
-        constants = dict(constants or {})
-        if unknown := sorted(constants.keys() - self._inputs.keys()):
+        values, sizes = constants or {}, dict(axes)
+        if unknown := sorted(values.keys() - self._inputs.keys()):
             raise ValueError(f"stage {self.stage.name} takes {sorted(self._inputs)}, got the constants {unknown}")
-        sizes = dict(axes)
-        for name, array in constants.items():
-            self._fit(self._inputs[name], array, sizes)
+        bound = {name: self._fitting(self._inputs[name], array, sizes) for name, array in values.items()}
         arrays = {t.name: np.zeros(t.sized(sizes), t.dtype) for t in self.stage.state}
-        return OrtState(_Stream(self, arrays, constants))
+        return OrtState(_Stream(self, arrays, bound))
 
     def __call__(
         self, state: State, *, into: Mapping[str, Array] | None = None, **inputs: Array
@@ -70,8 +68,8 @@ class OrtSession:
         if inputs.keys() != self._inputs.keys() - constants:
             names = sorted(self._inputs.keys() - constants)
             raise ValueError(f"stage {self.stage.name} takes {names}, got {sorted(inputs)}")
-        for name, array in inputs.items():
-            self._fit(self._inputs[name], array, sizes)
+        arrays = {name: self._fitting(self._inputs[name], array, sizes) for name, array in inputs.items()}
+        for name, array in arrays.items():
             binding.bind_cpu_input(name, array)
         outputs = dict(into or {})
         for name, array in outputs.items():
@@ -89,17 +87,17 @@ class OrtSession:
     def binding(self) -> ort.IOBinding:
         return self._ort.io_binding()
 
-    def _fit(self, tensor: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
-        """Raises ValueError unless `array` can be this input beside those before it; adds its axes to `sizes`."""
+    def _fitting(self, tensor: TensorSpec, array: Array, sizes: dict[str, int]) -> Array:
+        """The array, C-contiguous; adds its axes to `sizes`. Raises ValueError when it cannot be this input, or not
+        beside those before it."""
         tensor.check(array)
-        if not array.flags.c_contiguous:
-            raise ValueError(f"{tensor}: got an array that is not C-contiguous; use numpy.ascontiguousarray")
         for axis, size in zip(tensor.shape, array.shape, strict=True):
             if isinstance(axis, str) and sizes.setdefault(axis, size) != size:
                 raise ValueError(
                     f"stage {self.stage.name}: {tensor}: axis {axis} is {size} here, but {sizes[axis]} in another "
                     "input or in the state"
                 )
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def _check_target(self, name: str, array: Array, sizes: Mapping[str, int]) -> None:
         """Raises ValueError unless the output `name` can be written into `array`."""
