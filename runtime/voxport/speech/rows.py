@@ -49,8 +49,10 @@ class Rows:
     def prefill(self, row: int, name: str, tokens: Array) -> Outputs:
         """Feeds `tokens` [n, ...] to the graph's input `name` in one row, which they begin or continue.
 
-        Returns the outputs at the last of them, [1, ...] each. Raises ValueError when they do not fit the caches.
+        Returns the outputs at the last of them, [1, ...] each. Raises ValueError when there are none or they do not fit the caches.
         """
+        if not len(tokens):
+            raise ValueError(f"row {row}: a prompt has one token at least")
         past = int(self.past[row])
         self._check(row, past + len(tokens))
         state = self._state.row(row, fresh=not self.active[row])
