@@ -49,7 +49,7 @@ class Rows:
     def prefill(self, row: int, name: str, tokens: Array) -> Outputs:
         """Feeds `tokens` [n, ...] to the graph's input `name` in one row, which they begin or continue.
 
-        Returns the outputs at the last of them, [1, ...] each. Raises ValueError when there are none or they do not fit the caches.
+        Returns the outputs at the last of them, [1, ...] each. Raises ValueError when there are none or too many.
         """
         if not len(tokens):
             raise ValueError(f"row {row}: a prompt has one token at least")
