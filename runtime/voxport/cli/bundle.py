@@ -100,7 +100,7 @@ def verify(bundle: Path, threads: int | None, as_json: bool) -> None:
 
 @click.command(short_help="Measure a bundle against this machine's limits.")
 @BUNDLE
-@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Audio to make.")
+@click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True, help="Audio to make.")
 @click.option("--chunk-factor", type=FACTOR, default=1, show_default=True, help="Chunks per step of a voice converter.")
 @THREADS
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

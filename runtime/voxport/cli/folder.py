@@ -8,7 +8,7 @@ import click
 from tqdm import tqdm
 
 from voxport.audio.pipe import PIPE
-from voxport.cli.errors import one_line
+from voxport.cli.errors import BAD_INPUT, one_line
 
 
 def each(
@@ -38,7 +38,7 @@ def each(
             outputs.add(out)
             out.parent.mkdir(parents=True, exist_ok=True)
             job(file, out)
-        except (ValueError, OSError) as error:
+        except BAD_INPUT as error:
             text = one_line(error)
             failures.append(text if str(file) in text else f"{file}: {text}")
     return failures

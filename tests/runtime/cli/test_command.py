@@ -39,6 +39,7 @@ def test_version_is_the_packages() -> None:
         (["convert", "b", "in", "out", "--chunk-factor", "0"], "'--chunk-factor': 0"),
         (["verify", "b", "--threads", "5000"], "'--threads': 5000"),
         (["bench", "b", "--seconds", "0"], "'--seconds': 0"),
+        (["bench", "b", "--seconds", "inf"], "'--seconds': inf is not in the range 0.1<=x<=86400"),
         (["say", "b", "Hi.", "-o", "a.wav", "--set"], "Option '--set' requires an argument; see `voxport say --help`"),
         (["export", "nosuch", "folder", "-o", "b"], "'nosuch' is not one of llvc, vyvo, qwen3tts"),
         (["export"], "Missing argument 'SYSTEM': one of llvc, vyvo, qwen3tts"),
