@@ -1,6 +1,7 @@
-# make demo   set up, then show everything on the tiny LLVC checkpoint in the repository
-# make test   set up, then lint, types, tests                        (what CI runs)
-# make bench  set up, then speed at real size beside PyTorch: 25 GB of disk, half an hour; KEEP=DIR keeps what it exports
+# make demo      sets up .venv, then runs the whole toolkit on the tiny LLVC checkpoint in the repository
+# make test      sets up, then checks style, types and tests (what CI runs); keeps exported test bundles in .pytest_cache
+# make test-all  adds the slow cross-products of targets, recipes and configs
+# make bench     measures speed at real size beside PyTorch: 25 GB of disk, half an hour; KEEP=DIR keeps what it exports
 PYTHON ?= python3
 BIN := .venv/bin
 
