@@ -55,7 +55,7 @@ class MaskNet(nn.Module):
 
 
 class LlvcReference(nn.Module):
-    """The generator, made from a config's model_params: LlvcReference(**model_params).
+    """The generator, from a config's model_params: LlvcReference(**model_params).
 
     Keys and defaults are upstream's (docs/systems/llvc.md 1); label_len is required and ignored there too.
     `front` is the pre-net, `body` everything after it; `forward` is both.
@@ -172,7 +172,7 @@ def stream(net: LlvcReference, audio: Tensor, chunk_factor: int) -> Tensor:
 def aligned(net: LlvcReference, audio: Tensor, chunk_factor: int) -> Tensor:
     """Streaming that equals offline on every full chunk: audio [T] -> [T] (end of section 4).
 
-    The pre-net sees each sample once; its last 2L outputs are kept for the input convolution.
+    The pre-net sees each sample once; its last 2L outputs stay for the input convolution.
     """
     size, ahead = net.chunk * chunk_factor, net.lookahead
     whole = F.pad(audio, (0, -len(audio) % size + ahead))

@@ -68,13 +68,13 @@ class PreNet(nn.Module):
         self.down_convs = nn.ModuleList(block(*shape, config["dropout"]) for shape in shapes)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        kept = []
+        states = []
         for block, context, old in zip(self.down_convs, self.context, state, strict=True):
             c = torch.cat((old, x), dim=-1)
-            kept.append(last(c, context))
+            states.append(last(c, context))
             y = block(c)
             x = x + y if self.combine == "add" else x * y if self.combine == "multiply" else y
-        return x, tuple(kept)
+        return x, tuple(states)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -111,12 +111,12 @@ class Encoder(nn.Module):
         self.dcc_layers = nn.ModuleDict({f"dcc_{i}": SeparableConv(dim, 2**i) for i in range(layers)})
 
     def forward(self, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        kept = []
+        states = []
         for layer, old in zip(self.dcc_layers.values(), state, strict=True):
             c = torch.cat((old, h), dim=-1)
-            kept.append(last(c, old.shape[-1]))
+            states.append(last(c, old.shape[-1]))
             h = h + layer(c)
-        return h, tuple(kept)
+        return h, tuple(states)
 
 
 class Positions(nn.Module):
@@ -174,15 +174,15 @@ class Decoder(nn.Module):
         tgt, mem = (F.pad(x, (0, rest)).transpose(1, 2) for x in (tgt, mem))
 
         mem = torch.cat((state[0], mem), dim=1)
-        kept = [last(mem, self.past, dim=1)]
+        states = [last(mem, self.past, dim=1)]
         mem = self.windows(mem)
         if self.use_positions:
             mem = self.pos_enc(mem)
         for j, layer in enumerate(self.tf_dec_layers):
             tgt = torch.cat((state[j + 1], tgt), dim=1)
-            kept.append(last(tgt, self.past, dim=1))
+            states.append(last(tgt, self.past, dim=1))
             tgt = self.windows(tgt)
             if self.use_positions and j == 0:
                 tgt = self.pos_enc(tgt)
             tgt = layer(tgt, mem, self.chunk).reshape(batch, frames + rest, dim)
-        return tgt.transpose(1, 2)[..., :frames], tuple(kept)
+        return tgt.transpose(1, 2)[..., :frames], tuple(states)

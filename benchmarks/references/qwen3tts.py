@@ -23,26 +23,26 @@ SHAPE += ["head_dim", "rms_norm_eps", "max_position_embeddings", "hidden_act", "
 
 
 class Reference:
-    """`frames` is the whole loop of talker and predictor."""
+    """Talker and predictor; `frames` is their whole loop."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        """`checkpoint`: a release folder; what it holds is computed in `dtype`."""
+        """`checkpoint`: a release folder; its weights are converted to `dtype`."""
         self.config = json.loads((checkpoint / "config.json").read_text())["talker_config"]
         self.settings = json.loads((checkpoint / "generation_config.json").read_text())
         with safe_open(checkpoint / "model.safetensors", "pt") as file:
-            held = {k: file.get_tensor(k).to(dtype) for k in file.keys() if "text_" not in k}  # noqa: SIM118
+            weights = {k: file.get_tensor(k).to(dtype) for k in file.keys() if "text_" not in k}  # noqa: SIM118
         predictor = "talker.code_predictor."
         books = range(self.config["num_code_groups"] - 1)
-        self.tables = [held.pop("talker.model.codec_embedding.weight")]
-        self.tables += [held.pop(f"{predictor}model.codec_embedding.{i}.weight") for i in books]
+        self.tables = [weights.pop("talker.model.codec_embedding.weight")]
+        self.tables += [weights.pop(f"{predictor}model.codec_embedding.{i}.weight") for i in books]
         self.heads = [
-            held.pop("talker.codec_head.weight"),
-            *(held.pop(f"{predictor}lm_head.{i}.weight") for i in books),
+            weights.pop("talker.codec_head.weight"),
+            *(weights.pop(f"{predictor}lm_head.{i}.weight") for i in books),
         ]
         names = [f"{predictor}small_to_mtp_projection.{n}" for n in ("weight", "bias")]
-        self.narrow = tuple(held.pop(n) for n in names) if names[0] in held else None  # of the 1.7B models
-        self.talker = _model(self.config, held, "talker.model.", dtype)
-        self.predictor = _model(self.config["code_predictor_config"], held, f"{predictor}model.", dtype)
+        self.narrow = tuple(weights.pop(n) for n in names) if names[0] in weights else None  # of the 1.7B models
+        self.talker = _model(self.config, weights, "talker.model.", dtype)
+        self.predictor = _model(self.config["code_predictor_config"], weights, f"{predictor}model.", dtype)
 
     @torch.inference_mode()
     def frames(self, prompt: Tensor, pad: Tensor, least: int, sample: bool = True) -> Iterator[Tensor]:
@@ -50,18 +50,18 @@ class Reference:
         [books]; none ends the speech before `least` tokens."""
         cache, s, end = DynamicCache(), self.settings, self.config["codec_eos_token_id"]
         hidden = self.talker(inputs_embeds=prompt[None], past_key_values=cache).last_hidden_state[:, -1:]
-        said = torch.zeros(len(self.heads[0]), dtype=torch.bool)
-        silent = torch.zeros_like(said)
+        used = torch.zeros(len(self.heads[0]), dtype=torch.bool)
+        silent = torch.zeros_like(used)
         silent[-SUPPRESSED:] = True
         for frame in range(1 << 30):
             logits = F.linear(hidden[0, -1], self.heads[0]).float()
             penalty = s["repetition_penalty"]
-            logits = torch.where(said, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+            logits = torch.where(used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
             silent[end] = frame < least
             code = _draw(logits.masked_fill(silent, -torch.inf), s, "", sample)
             if int(code) == end:
                 return
-            said[code] = True
+            used[code] = True
             codes, total = self._rest(hidden, code, sample)
             yield codes
             hidden = self.talker(inputs_embeds=total + pad, past_key_values=cache).last_hidden_state
@@ -80,12 +80,12 @@ class Reference:
         return torch.cat(codes), total
 
 
-def _model(config: dict[str, Any], held: dict[str, Tensor], prefix: str, dtype: torch.dtype) -> Any:
-    """transformers' Qwen3Model with the tensors of `held` below `prefix`; its own table is not used."""
+def _model(config: dict[str, Any], weights: dict[str, Tensor], prefix: str, dtype: torch.dtype) -> Any:
+    """transformers' Qwen3Model with the tensors of `weights` below `prefix`; its own table is not used."""
     shape = {name: config[name] for name in SHAPE}
     rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
     model = AutoModel.from_config(Qwen3Config(**shape, vocab_size=1, rope_parameters=rope), dtype=dtype).eval()
-    state = {k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)}
+    state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     model.load_state_dict(state | {"embed_tokens.weight": torch.zeros(1, config["hidden_size"])}, assign=True)
     return model
 
