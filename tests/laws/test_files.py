@@ -14,8 +14,6 @@ NEVER_NAMED = ("base", "utils", "util", "common", "helpers", "misc")
 # Files that are still longer. Shrinks to nothing.
 STILL_LONG = {
     "runtime/voxport/systems/vyvo/speaker.py",
-    "exporters/voxport_exporters/systems/llvc/net.py",
-    "parity/voxport_parity/systems/qwen3tts/feeds.py",
     "tests/exporters/test_checkpoint.py",
     "tests/exporters/test_codec12hz.py",
     "tests/exporters/test_decoder.py",
@@ -23,14 +21,7 @@ STILL_LONG = {
     "tests/runtime/test_vyvo.py",
 }
 # Modules that still look things up by name instead of by type. Shrinks to nothing.
-STILL_UNTYPED = {
-    "voxport.bench.run",
-    "voxport_exporters.checkpoints.weights",
-    "voxport_parity.systems.llvc.feeds",
-    "voxport_parity.systems.qwen3tts.feeds",
-    "voxport_parity.systems.vyvo.codec",
-    "voxport_parity.systems.vyvo.feeds",
-}
+STILL_UNTYPED = {"voxport.bench.run"}
 # Spelled so that this file does not hold what it forbids.
 MACHINE = re.compile("|".join(("/wo" + "rk/", "/ro" + "ot/", r"/ho" + r"me/\w", "land" + r"\.sh", "far" + "m-")))
 
