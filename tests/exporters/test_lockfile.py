@@ -37,7 +37,7 @@ files = [
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ('licence = "MIT"', 'licence = "MIT"\nlicense = "MIT"', "license"),
         (f'"{SHA256}", confidence = "A"', f'"{SHA256}", confidence = "C"', "pins nothing"),
@@ -45,15 +45,15 @@ files = [
         ('into = "lm"', 'into = "../lm"', "inside the checkpoint"),
         (SHA256, "abc", "sha256"),
         ('name = "pinned"', 'name = "tiny"', "same name"),
-        ('system = "vyvo"', 'system = "vits"', "vits"),
+        ('system = "vyvo"', 'system = "Vyvo TTS"', "system"),
         (f'revision = "{COMMIT}"\n', "", "needs a pin"),
         ('path = "model.bin"', 'path = "m*.bin"', "a pattern"),
         ("[[model]]", "[[model]", "line 1"),
     ],
 )
-def test_lock_file_is_read_strictly(old: str, new: str, said: str) -> None:
+def test_lock_file_is_read_strictly(old: str, new: str, words: str) -> None:
     assert old in LOCK
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=words) as error:
         lockfile.parse(LOCK.replace(old, new))
     assert str(error.value).startswith("models.lock: ")
 

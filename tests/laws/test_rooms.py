@@ -38,7 +38,7 @@ ORDER = {
     "parity/voxport_parity": (" trace compare reference", "systems.*", "systems", "chain", "cli"),
 }
 # Rooms that still name a system in their code. Shrinks to nothing.
-STILL_NAMING = {"runtime/voxport/bounds.py", "exporters/voxport_exporters/checkpoints/lockfile.py"}
+STILL_NAMING = {"runtime/voxport/bounds.py"}
 
 
 def system_of(name: str) -> str | None:

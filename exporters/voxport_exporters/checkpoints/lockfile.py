@@ -61,7 +61,9 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """One name of `voxport fetch`."""
 
     name: str
-    system: Literal["vyvo", "t5gemma", "llvc", "qwen3tts", "cosyvoice3"]
+    system: Annotated[
+        str, msgspec.Meta(pattern="^[a-z0-9]+$")
+    ]  # a test holds the names in models.lock to the known ones
     licence: str
     packaged: Mapping[str, str] = {}
     repo: tuple[Repo, ...]
@@ -165,4 +167,4 @@ def holding(hashes: set[str], lock_file: Path | None = None) -> dict[str, str]:
     """
     repos = [repo for model in read(lock_file).values() for repo in model.repo]
     weights = ((r, {f.sha256 for f in r.files if f.path.endswith(WEIGHTS)}) for r in repos)
-    return {r.id: r.revision for r, held in weights if r.revision and hashes & held}
+    return {r.id: r.revision for r, pinned in weights if r.revision and hashes & pinned}
