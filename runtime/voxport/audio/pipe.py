@@ -35,6 +35,7 @@ def read_raw(stream: BinaryIO) -> Iterator[Samples]:
         data = rest + data
         whole = len(data) // 2 * 2
         rest = data[whole:]
-        yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / np.float32(32768)
+        if whole:
+            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / np.float32(32768)
     if rest:
         raise ValueError("stdin: ends within a sample; wanted raw 16-bit little-endian mono")
