@@ -139,7 +139,7 @@ def save(
     `gate` kept weights in fp32.
     """
     name = part.stage.name
-    quantize.prepare(part.net, lambda weight: recipe.kind(name, weight) == "int8")
+    plain, part = part, part.for_recipe(recipe)
     model = export(part, target)
     store = Store(model, part.net, folder / f"{name}.onnx.data", written)
     flops = part.flops()
@@ -164,7 +164,7 @@ def save(
             fp32 = [Rule("fp32", stage=name, weights=weight) for weight in rules]
             if kept is not None:
                 kept += fp32
-            return save(part, folder, Recipe(recipe.name, [*recipe.rule, *fp32]), target, warnings, gate, written)
+            return save(plain, folder, Recipe(recipe.name, [*recipe.rule, *fp32]), target, warnings, gate, written)
     _rewrite(model, {x.weight: rule for x, rule in chosen.items()}, target, store)
     lookup.rows(model, tables, store)
     states = [s for s in caches.of(model, part.stage) if recipe.kind(name, s) == caches.KIND]

@@ -105,11 +105,8 @@ def quantized(parts: Iterable[Part], recipe: Recipe, bundle: Bundle) -> list[Par
     Weights and tables are what their codes stand for; activations and caches are rounded where the kernels round them.
     """
 
-    def one(part: Part) -> Part:
-        quantize.prepare(part.net, lambda weight: recipe.kind(part.stage.name, weight) == "int8")
-        return replace(part, net=Quantized(part, recipe, bundle))
-
-    return [one(part) for part in parts]
+    built = (part.for_recipe(recipe) for part in parts)
+    return [replace(part, net=Quantized(part, recipe, bundle)) for part in built]
 
 
 class Quantized(nn.Module):

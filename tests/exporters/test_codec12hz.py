@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from voxport.audio import features, files
 from voxport.codecs.codec12hz import Decoder, Encoder, SpeakerEncoder, after_reference, reference, speaker_mel
@@ -289,7 +289,11 @@ def test_a_config_that_cannot_be_is_refused(change: dict[str, Any], law: str) ->
 def random_decoder(which: str) -> tuple[Part, Array]:
     """A decoder of DECODERS, and codes for it."""
     config = DecoderConfig.of(DECODERS[which])
-    part = Part(codec12hz.decode_stage(config), nets.Decoder(RandomWeights(), config), axes={"frames": 4})
+
+    def build(int8: frozenset[str] = frozenset()) -> nn.Module:
+        return nets.Decoder(RandomWeights(), config, int8)
+
+    part = Part(codec12hz.decode_stage(config), build(), axes={"frames": 4}, rebuild=build)
     return part, drawn(2, config.codebook_size, 31, config.num_quantizers)
 
 
@@ -310,20 +314,19 @@ def packed(part: Part, recipe: Recipe, target: str, folder: Path, gate: bool = F
 
 
 @pytest.mark.parametrize("which", DECODERS)
-def test_multiplied_or_convolved_the_samples_are_the_same(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for the coarser Snake."""
+def test_units_built_as_matmuls_give_the_samples_of_convolutions(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart from the coarser Snake."""
     monkeypatch.setattr(codec12hz_wave, "coarse", ops.snake)
     part, drawn_codes = random_decoder(which)
     codes = torch.from_numpy(drawn_codes)
     wanted = stepped(part, codes, sizes=[31])
-    before = {name: p.clone() for name, p in part.net.named_parameters()}
-    quantize.prepare(part.net, lambda weight: weight.startswith("blocks.1") and weight.endswith("conv2.weight"))
-    changed = {n for n, p in part.net.named_parameters() if p.shape != before[n].shape}
+    shapes = {name: p.shape for name, p in part.net.named_parameters()}
+    matmuls = part.for_recipe(Recipe("some", [Rule("int8", weights="blocks.1.*.conv2.weight")]))
+    changed = {name for name, p in matmuls.net.named_parameters() if p.shape != shapes[name]}
     assert changed == {f"blocks.1.units.{j}.conv{k}.weight" for j in range(3) for k in (1, 2)}
-    close(stepped(part, codes, sizes=[31]), wanted, STREAM)
-    close(stepped(part, codes, sizes=[1] * 31), wanted, STREAM)
-    quantize.prepare(part.net, lambda _: False)
-    assert all(torch.equal(p, before[name]) for name, p in part.net.named_parameters())
+    close(stepped(matmuls, codes, sizes=[31]), wanted, STREAM)
+    close(stepped(matmuls, codes, sizes=[1] * 31), wanted, STREAM)
+    assert part.for_recipe(Recipe("fp32")) is part
 
 
 def test_the_coarse_snake_is_near_the_exact_one() -> None:
@@ -399,6 +402,7 @@ def test_int8_of_any_config_keeps_the_wave(which: str, target: str, tmp_path: Pa
 def test_every_int8_product_is_that_of_its_module(tmp_path: Path) -> None:
     """Each is given what the graph's own gets, so that no rounding reaches the next one."""
     part, codes = random_decoder("window of one frame")
+    net = part.for_recipe(codec12hz.RECIPES["int8"]).net
     graph, _ = packed(part, codec12hz.RECIPES["int8"], "cpu", tmp_path)
     model = onnx.load(graph)
     nodes = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
@@ -410,10 +414,10 @@ def test_every_int8_product_is_that_of_its_module(tmp_path: Path) -> None:
     seen = dict(zip((value.name for value in session.get_outputs()), session.run(None, feed), strict=True))
     assert len(products) == 2 + 2 * (1 + 3 * 2)
     for weight, (x, y) in products.items():
-        dense = part.net.get_parameter(weight)
+        dense = net.get_parameter(weight)
         kept, scale = quantize.int8_weight(dense.numpy())
         dense.copy_(torch.from_numpy(kept * scale))
-        module = part.net.get_submodule(weight.removesuffix(".weight").removesuffix(".dense"))
+        module = net.get_submodule(weight.removesuffix(".weight").removesuffix(".dense"))
         wanted = module(torch.from_numpy(quantize.fake_quantize(seen[x]))).reshape(seen[y].shape)
         close(seen[y], wanted, 1e-5 * float(wanted.abs().max()))
 

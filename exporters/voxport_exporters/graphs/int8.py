@@ -12,37 +12,16 @@ convolution are, that one is quantized and its bytes are gathered: the same valu
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import NodeProto, helper, numpy_helper
-from torch import nn
 
 from voxport_exporters.graphs.part import CONTRIB, OPSET
 from voxport_exporters.graphs.store import Store
 
 Array = np.ndarray
-
-
-@runtime_checkable
-class Convolutions(Protocol):
-    """A module of a net that computes its convolutions in either of two ways, by weights of the same names.
-
-    There are no int8 kernels for Conv worth using (docs/performance.md 3.2), and no float32 MatMul as fast as Conv.
-    """
-
-    def multiply(self, yes: bool) -> None:
-        """From now on they are MatMuls, with weights [inputs, outputs]; or Conv again."""
-
-
-def prepare(net: nn.Module, int8: Callable[[str], bool]) -> None:
-    """Before the trace: where one weight of such a module, by its name in the net, is to be int8, it multiplies."""
-    for prefix, module in net.named_modules():
-        if isinstance(module, Convolutions):
-            own = [name for name, p in net.named_parameters() if name.startswith(f"{prefix}.") and p.dim() > 1]
-            module.multiply(any(int8(name) for name in own))
 
 
 @dataclass(frozen=True, eq=False)

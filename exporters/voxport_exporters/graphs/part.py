@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from voxport.graphs.stage import NEXT, Stage, TensorSpec
 from voxport_exporters.checkpoints.later import deferred
 from voxport_exporters.nets import ops
+from voxport_exporters.recipe import Recipe
 
 OPSET = 20  # ai.onnx; the newest that onnxruntime and TensorRT 10 both take whole
 CONTRIB = "com.microsoft"
@@ -44,6 +45,19 @@ class Part:
     axes: Mapping[str, int]  # sizes of the free axes in one step of the schedule
     build: Callable[[str], onnx.ModelProto] | None = None  # target -> graph, where tracing the whole net takes too long
     sample: Callable[[], tuple[Tensor, ...]] | None = None  # the inputs of one long call, as in use
+    rebuild: Callable[[frozenset[str]], nn.Module] | None = None  # names of int8 weights -> the net, see for_recipe()
+
+    def for_recipe(self, recipe: Recipe) -> "Part":
+        """This part with its net built for `recipe`.
+
+        A net that computes its convolutions in either of two ways, by weights of the same names, is built again where
+        the recipe makes some of them int8, and then computes these with MatMuls from the start. Other nets stay.
+        """
+        if self.rebuild is None:
+            return self
+        names = (name for name, _ in self.net.named_parameters())
+        int8 = frozenset(name for name in names if recipe.kind(self.stage.name, name) == "int8")
+        return replace(self, net=self.rebuild(int8)) if int8 else self
 
     def feed(self, least: int = 1) -> list[Tensor]:
         """Zeros for every input and state in declared order; free axes of one step, but no shorter than `least`."""

@@ -121,12 +121,13 @@ class ConvNeXt(nn.Module):
 class Decoder(nn.Module):
     """codes [frames, books] -> wave [frames, samples per frame] at 24 kHz, in [-1, 1]."""
 
-    def __init__(self, w: Weights, config: DecoderConfig) -> None:
+    def __init__(self, w: Weights, config: DecoderConfig, int8: frozenset[str] = frozenset()) -> None:
+        """`int8`: names of int8 weights. Where residual units hold one, their convolutions are MatMuls."""
         super().__init__()
         self.config = c = config
         latent, hidden = c.latent_dim, c.hidden_size
         self.codebooks = Codebooks(w.at("quantizer"), c)
-        self.pre_conv = Conv(w.at("pre_conv.conv"), c.codebook_dim, latent, PRE_KERNEL, product=True)
+        self.pre_conv = Conv(w.at("pre_conv.conv"), c.codebook_dim, latent, PRE_KERNEL, as_matmul=True)
         t = w.at("pre_transformer")
         self.enter, self.leave = (
             Linear.of(t.at("input_proj"), latent, hidden),
@@ -140,9 +141,10 @@ class Decoder(nn.Module):
         self.stretch = nn.ModuleList(Upsample(v.at("0.conv"), latent, latent, r, reach=1) for v, r in rates)
         self.smooth = nn.ModuleList(ConvNeXt(v.at("1"), latent) for v in u)
         d, channels, last = w.at("decoder"), c.channels, len(c.upsample_rates) + 1
-        self.conv = Conv(d.at("0.conv"), latent, channels[0], KERNEL, product=True)
+        self.conv = Conv(d.at("0.conv"), latent, channels[0], KERNEL, as_matmul=True)
+        as_matmul = [any(name.startswith(f"blocks.{i}.units.") for name in int8) for i in range(len(c.upsample_rates))]
         self.blocks = nn.ModuleList(
-            Block(d.at(f"{i + 1}.block"), channels[i], channels[i + 1], rate, c.steps[i])
+            Block(d.at(f"{i + 1}.block"), channels[i], channels[i + 1], rate, c.steps[i], as_matmul[i])
             for i, rate in enumerate(c.upsample_rates)
         )
         self.act = Snake(d.at(str(last)), channels[-1], c.frame)

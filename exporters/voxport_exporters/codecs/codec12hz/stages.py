@@ -1,6 +1,7 @@
 """The Qwen3-TTS 12 Hz codec: speech_tokenizer/ -> `codec_decode`, `codec_analyse`, `codec_encode`."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from voxport.codecs.codec12hz import PIECE, READ
@@ -32,7 +33,8 @@ def parts(root: Path, encode: bool = True) -> Iterator[Part]:
     config = read_config(root / "config.json")
     weights = Weights.open(root)
     decoder = config.decoder_config
-    yield Part(decode_stage(decoder), Decoder(weights.at("decoder"), decoder), axes={"frames": PIECE})
+    rebuild = partial(Decoder, weights.at("decoder"), decoder)
+    yield Part(decode_stage(decoder), rebuild(), axes={"frames": PIECE}, rebuild=rebuild)
     if encode:
         encoder, books = config.encoder_config, config.encoder_valid_num_quantizers
         w = weights.at("encoder")

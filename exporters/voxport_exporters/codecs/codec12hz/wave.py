@@ -52,32 +52,22 @@ def coarse(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 class Conv(nn.Module):
-    """Convolution without padding over [1, channels, steps], or, its weight [kernel * in, out], over [steps, channels].
+    """Convolution without padding over [1, channels, steps].
 
-    A MatMul from the start with `product`.
+    With `as_matmul` it is a MatMul over [steps, channels], and its weight is [kernel * inputs, outputs].
     """
 
     def __init__(
-        self, w: Weights, inputs: int, outputs: int, kernel: int, dilation: int = 1, product: bool = False
+        self, w: Weights, inputs: int, outputs: int, kernel: int, dilation: int = 1, as_matmul: bool = False
     ) -> None:
         super().__init__()
-        self.inputs, self.kernel, self.dilation = inputs, kernel, dilation
-        self.weight, self.bias = frozen(w.take("weight", outputs, inputs, kernel)), frozen(w.take("bias", outputs))
-        self.turn(product)
-
-    @property
-    def product(self) -> bool:
-        return self.weight.dim() == 2
-
-    def turn(self, product: bool) -> None:
-        """Into a MatMul, or back into a convolution."""
-        if product and not self.product:
-            self.weight = frozen(self.weight.permute(2, 1, 0).flatten(0, 1))
-        elif self.product and not product:
-            self.weight = frozen(self.weight.unflatten(0, (self.kernel, self.inputs)).permute(2, 1, 0))
+        self.kernel, self.dilation, self.as_matmul = kernel, dilation, as_matmul
+        weight = w.take("weight", outputs, inputs, kernel)
+        self.weight = frozen(weight.permute(2, 1, 0).flatten(0, 1) if as_matmul else weight)
+        self.bias = frozen(w.take("bias", outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.product:
+        if self.as_matmul:
             return windows(x, self.kernel, self.dilation) @ self.weight + self.bias
         return F.conv1d(x, self.weight, self.bias, dilation=self.dilation)
 
@@ -103,11 +93,11 @@ class Upsample(nn.Module):
 class Residual(nn.Module):
     """x + conv2(snake(conv1(snake(x)))), conv1 with kernel 7 and dilated, conv2 with kernel 1."""
 
-    def __init__(self, w: Weights, channels: int, dilation: int, steps: int) -> None:
+    def __init__(self, w: Weights, channels: int, dilation: int, steps: int, as_matmul: bool) -> None:
         super().__init__()
         self.act1, self.act2 = (Snake(w.at(name), channels, steps, exact=False) for name in ("act1", "act2"))
-        self.conv1 = Conv(w.at("conv1.conv"), channels, channels, KERNEL, dilation)
-        self.conv2 = Conv(w.at("conv2.conv"), channels, channels, 1)
+        self.conv1 = Conv(w.at("conv1.conv"), channels, channels, KERNEL, dilation, as_matmul)
+        self.conv2 = Conv(w.at("conv2.conv"), channels, channels, 1, as_matmul=as_matmul)
 
     def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """x [1, channels, steps] or [steps, channels], past [channels, context] -> same shape, next past."""
@@ -116,38 +106,35 @@ class Residual(nn.Module):
 
 
 class Units(nn.ModuleList):
-    """The residual units of a block, [steps, channels] -> same shape."""
+    """The residual units of a block, [steps, channels] -> same shape.
 
-    def __init__(self, w: Weights, channels: int, steps: int) -> None:
-        super().__init__(Residual(w.at(str(2 + j)), channels, d, steps) for j, d in enumerate(DILATIONS))
-        self.products = False
+    With `as_matmul` all their convolutions are MatMuls: onnxruntime has no int8 kernel for Conv worth using
+    (docs/performance.md 3.2), and no float32 MatMul as fast as Conv.
+    """
 
-    def multiply(self, yes: bool) -> None:
-        """See quantize.Convolutions."""
-        self.products = yes
-        for conv in self.modules():
-            if isinstance(conv, Conv):
-                conv.turn(yes)
+    def __init__(self, w: Weights, channels: int, steps: int, as_matmul: bool) -> None:
+        super().__init__(Residual(w.at(str(2 + j)), channels, d, steps, as_matmul) for j, d in enumerate(DILATIONS))
+        self.as_matmul = as_matmul
 
     def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """`past` and what comes after it: one state per unit."""
         after = []
-        x = x if self.products else x.T[None]
+        x = x if self.as_matmul else x.T[None]
         for unit, before in zip(self, past, strict=True):
             x, kept = unit(x, before)
             after.append(kept)
-        return x if self.products else x.squeeze(0).T, after
+        return x if self.as_matmul else x.squeeze(0).T, after
 
 
 class Block(nn.Module):
     """Upsampling by `rate` and three residual units."""
 
-    def __init__(self, w: Weights, inputs: int, outputs: int, rate: int, steps: int) -> None:
-        """`steps` come in per frame."""
+    def __init__(self, w: Weights, inputs: int, outputs: int, rate: int, steps: int, as_matmul: bool) -> None:
+        """`steps` come in per frame; `as_matmul`: of the residual units."""
         super().__init__()
         self.act = Snake(w.at("0"), inputs, steps)
         self.up = Upsample(w.at("1.conv"), inputs, outputs, rate, reach=2)
-        self.units = Units(w, outputs, steps * rate)
+        self.units = Units(w, outputs, steps * rate, as_matmul)
 
     def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """x [steps, inputs] -> [steps * rate, outputs], next past."""
