@@ -55,7 +55,7 @@ class Part:
         """
         if self.rebuild is None:
             return self
-        names = (name for name, _ in self.net.named_parameters())
+        names = (name for name, parameter in self.net.named_parameters() if parameter.dim() > 1)
         int8 = frozenset(name for name in names if recipe.kind(self.stage.name, name) == "int8")
         return replace(self, net=self.rebuild(int8)) if int8 else self
 
