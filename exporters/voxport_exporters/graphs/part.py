@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from voxport.graphs.stage import NEXT, Stage, TensorSpec
+from voxport.recipe import Recipe
 from voxport_exporters.checkpoints.later import deferred
 from voxport_exporters.nets import ops
-from voxport_exporters.recipe import Recipe
 
 OPSET = 20  # ai.onnx; the newest that onnxruntime and TensorRT 10 both take whole
 CONTRIB = "com.microsoft"
