@@ -17,6 +17,7 @@ from voxport.bundle import Check
 from voxport.cli.errors import BadInput
 from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, FLOAT, THREADS
+from voxport.cli.output import refuse_overwriting
 from voxport.systems import Converter, Stream
 
 PIECE = 1 << 20  # samples at the model's rate per step: a block of a 1 Hz file would make 4 GB of them
@@ -100,7 +101,7 @@ def convert_file(converter: Converter, source: str, target: str, options: Option
     if source == PIPE:
         rate, blocks = options.rate or converter.sample_rate, pipe.read_raw(sys.stdin.buffer)
     else:
-        _refuse_overwriting(Path(source), target)
+        refuse_overwriting(source, target)
         rate, blocks = files.sample_rate(source), files.blocks(source)
     stream = converter.stream(options.mode, options.chunk_factor, rate)
     blocks = _cut(blocks, max(1, PIECE * rate // converter.sample_rate))
@@ -128,8 +129,3 @@ def _pump(stream: Stream, blocks: Iterator[Samples], sink: _Sink, name: str) -> 
         if not count:
             raise ValueError(f"{name}: holds no samples; nothing to convert")
         sink.write(stream.flush())
-
-
-def _refuse_overwriting(source: Path, target: str) -> None:
-    if target != PIPE and Path(target).exists() and source.exists() and Path(target).samefile(source):
-        raise ValueError(f"{target}: is the input; name another output")

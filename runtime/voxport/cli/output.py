@@ -61,6 +61,14 @@ class Progress:
         }
 
 
+def refuse_overwriting(source: str, target: str) -> None:
+    """Raises ValueError when `target` is the file `source`, be it by a link."""
+    if PIPE in (source, target) or not Path(target).exists() or not Path(source).exists():
+        return
+    if Path(target).samefile(source):
+        raise ValueError(f"{target}: is the input; name another output")
+
+
 def write(out: str, chunks: Iterable[Samples], rate: int, float32: bool = False) -> None:
     """Writes chunks of float32 [n] to an audio file, or to stdout as raw 16-bit mono as they come when `out` is "-".
 

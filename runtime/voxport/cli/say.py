@@ -16,7 +16,15 @@ from voxport.bundle import Check
 from voxport.cli.errors import BadInput
 from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FLOAT, OUT, SEED, THREADS
-from voxport.cli.output import Progress, SilentError, load_tokens, refuse_token_path, save_tokens, write
+from voxport.cli.output import (
+    Progress,
+    SilentError,
+    load_tokens,
+    refuse_overwriting,
+    refuse_token_path,
+    save_tokens,
+    write,
+)
 from voxport.systems import Speaker
 
 # What `Speaker.say` takes by name and the command has an option for; everything else is a setting.
@@ -75,6 +83,8 @@ def say(
         raise BadInput(f"{'--json' if as_json else '--float'}: stdout carries raw 16-bit audio; name a file")
     if tokens is not None:
         refuse_token_path(tokens)
+    if ref_audio is not None:
+        refuse_overwriting(ref_audio, out)
     settings = _settings(pairs)
     text = _text(text)
     speaker = _speaker(bundle, threads, check)
@@ -172,6 +182,7 @@ def tokenize(bundle: Path, source: str, out: str, threads: int | None, check: Ch
     is_folder = Path(source).is_dir()
     if not is_folder:
         refuse_token_path(out)
+        refuse_overwriting(source, out)
     speaker = _speaker(bundle, threads, check)
 
     def tokenize_file(file: str | Path, target: str | Path) -> None:

@@ -165,6 +165,18 @@ def test_tokens_need_a_file_to_go_to(bundle: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ref.wav"]
 
 
+def test_a_recording_is_not_overwritten(bundle: Path, tmp_path: Path) -> None:
+    ref = wav(tmp_path / "ref.wav", noise(1))
+    (tmp_path / "link.wav").symlink_to(ref)
+    before = ref.read_bytes()
+    for out in ("ref.wav", "link.wav"):
+        why = f"{tmp_path / out}: is the input; name another output"
+        assert refusal(run("tokenize", bundle, ref, "-o", tmp_path / out)) == why
+        options = ("--ref-audio", ref, "--ref-text", "a", "-o", tmp_path / out)
+        assert refusal(run("say", bundle, "Hi.", *options)) == why
+    assert ref.read_bytes() == before
+
+
 @pytest.mark.parametrize("options", [[], ["--stream"]])
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_said(
     options: list[str], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
