@@ -1,7 +1,7 @@
 """A verb with one sub-command per system: `voxport VERB SYSTEM CHECKPOINT ...`."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from functools import partial
 
 import click
 
@@ -38,18 +38,16 @@ def add_systems(
     text: Callable[[SystemOptions], str],
     run: Callable[..., None],
 ) -> None:
-    """Adds every system to `group`, to call `run(system, checkpoint, **options)`.
+    """Adds every system to `group`, to call `run(system, checkpoint=..., **options)`.
 
     `shared`: the verb's own options, which may depend on the system; `text`: the help of a system's sub-command.
     """
     for name, system in OPTIONS.items():
-
-        def call(checkpoint: Any, name: str = name, **options: Any) -> None:
-            run(name, checkpoint, **options)
-
         parameters = [click.Argument(["checkpoint"], type=FOLDER), *shared(system), *system.options]
         group.add_command(
-            click.Command(name, callback=call, params=parameters, help=text(system), short_help=system.summary)
+            click.Command(
+                name, callback=partial(run, name), params=parameters, help=text(system), short_help=system.summary
+            )
         )
 
 

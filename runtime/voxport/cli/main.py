@@ -1,6 +1,6 @@
 """The group of the `voxport` command: verbs of the runtime, and those the upper floors attach through entry points.
 
-Results go to stdout, progress and logs to stderr. Exit codes: 0 fine, 1 a check failed, 2 bad usage or bad input.
+Results go to stdout, progress and logs to stderr.
 """
 
 import signal
@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from voxport.cli.errors import as_one_line, bad_usage
+
+ENDING = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGHUP]
 
 
 class Commands(click.Group):
@@ -62,9 +64,12 @@ def main(debug: bool) -> None:  # noqa: ARG001 - Commands.invoke reads it from t
     voxport say BUNDLE "Hello there." -o out.wav              run it: text to speech
     voxport verify BUNDLE                                     prove it on this machine
     voxport bench BUNDLE                                      how fast, how close to the machine's limit
+
+    Results go to stdout, progress and warnings to stderr. Exit codes: 0 fine, 1 a check failed or voxport itself has an
+    error, 2 bad usage or bad input.
     """
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, _exit)
 
