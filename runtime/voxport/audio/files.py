@@ -18,6 +18,7 @@ import soundfile as sf
 Samples = npt.NDArray[np.float32]
 File = str | os.PathLike[str]
 
+VALUES = 1 << 22  # frames times channels read at once: a header may claim 1024 channels
 BLOCK = 65536  # frames read or written at once; libsndfile's Vorbis encoder overflows its stack on millions
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}  # what Writer writes, by extension
 # Extensions that a folder is searched for.
@@ -51,19 +52,22 @@ def read(path: File) -> tuple[Samples, int]:
 
 
 def blocks(path: File, frames: int = BLOCK) -> Iterator[Samples]:
-    """An audio file as blocks of `frames` mono samples (the last may be shorter), in memory one at a time.
+    """An audio file as blocks of `frames` mono samples, in memory one at a time.
 
-    Reads whatever libsndfile reads. Integer formats are divided by full scale (PCM16 / 32768), channels are averaged,
-    and float values beyond -1..1 are kept as they are. ValueError: not audio, unreadable, no samples, NaN or inf.
+    The last block may be shorter, as are those of a file with more than VALUES / frames channels. Reads whatever
+    libsndfile reads. Integer formats are divided by full scale (PCM16 / 32768), channels are averaged, and float values
+    beyond -1..1 are kept as they are. Raises ValueError when the file is not audio, cannot be read, or holds no samples
+    or NaN or inf.
     """
     if frames < 1:
         raise ValueError(f"a block must hold at least 1 sample, not {frames}")
     done = 0
     with _open(path) as file:
+        size = max(1, min(frames, VALUES // file.channels))
         file.seekable = lambda: False  # else soundfile seeks after every read, and MP3 loses samples at each seek
         while True:
             try:
-                block = file.read(frames, dtype="float32", always_2d=True)
+                block = file.read(size, dtype="float32", always_2d=True)
             except sf.SoundFileError:
                 raise ValueError(f"{path}: damaged somewhere after sample {done}") from None
             if not len(block):

@@ -66,6 +66,14 @@ def test_blocks_are_the_file(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(read(tmp_path / name)[0], whole, rtol=0, atol=1e-6)
 
 
+def test_many_channels_are_read_in_shorter_blocks(tmp_path: Path) -> None:
+    channels = noise(500 * 10_000).reshape(-1, 500)
+    sf.write(tmp_path / "a.wav", channels, 16000, subtype="FLOAT")
+    pieces = list(files.blocks(tmp_path / "a.wav"))
+    assert max(len(piece) for piece in pieces) == files.VALUES // 500
+    np.testing.assert_allclose(np.concatenate(pieces), channels.mean(axis=1), rtol=0, atol=1e-6)
+
+
 def test_floats_beyond_full_scale_are_kept(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", np.array([1.5, -3.0], np.float32), 16000, subtype="FLOAT")
     assert read(tmp_path / "a.wav")[0].tolist() == [1.5, -3.0]
