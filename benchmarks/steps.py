@@ -39,8 +39,8 @@ def _token(speaker: vyvo.Speaker, most: int) -> Step:
 
 
 def _frame(speaker: qwen3tts.Speaker, most: int) -> Step:
-    """Talker, sampling and predictor after a sentence of 20 words."""
-    plan = speaker.requests.of(None, None, None, None, None, 0, False, {"min_new_tokens": most + 1})
+    """One frame: talker, sampling and predictor, after a sentence of 20 words."""
+    plan = speaker.requests.request(options={"min_new_tokens": most + 1})
     books = speaker.model.books
     row = Row(
         speaker.prompt(SENTENCE, plan), most + 1, lambda: most + 1, lambda i: draws.uniforms(0, "bench", i, books)

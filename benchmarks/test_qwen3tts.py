@@ -73,7 +73,7 @@ def test_codec(runner: str, threads: int, full: Fulls, timed: Timed, benchmark: 
         )
         assert isinstance(speaker, Speaker)
         stream = speaker.codec.stream()
-        run = lambda: stream.push(codes)  # noqa: E731
+        run = lambda: stream.feed(codes)  # noqa: E731
     median = timed(run, f"qwen3tts codec, {GROUP} frames", runner, threads, ROUNDS, WARM)
     benchmark.extra_info["rtf"] = round(median / (GROUP * FRAME), 3)
 

@@ -17,10 +17,11 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from voxport.audio import features, files
-from voxport.codecs.codec12hz import Decoder, Encoder, SpeakerEncoder, after_reference, reference, speaker_mel
+from voxport.codecs.codec12hz import Codec, Encoder, after_reference
 from voxport.graphs.ort import OrtSession
 from voxport.manifest import StageRecord
 from voxport.recipe import Recipe, Rule
+from voxport.systems.qwen3tts.xvector import SpeakerEncoder, speaker_mel
 from voxport_exporters import pack
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz import decoder as nets
@@ -175,7 +176,7 @@ def test_every_layer_of_the_decoder_is_upstreams(name: str, goldens: dict[str, d
 def test_the_graph_decodes_every_golden(
     name: str, target: str, goldens: dict[str, dict[str, Array]], sessions: Sessions
 ) -> None:
-    golden, decoder = goldens[name], Decoder(sessions(name, target, "codec_decode"), 64)
+    golden, decoder = goldens[name], Codec(sessions(name, target, "codec_decode"), 64)
     close(decoder.decode(golden["dec.probe_codes"][0].T), golden["dec.probe_wav"].flatten(), WAVE)
     codes = golden["cv_nonstream.codes" if name == CUSTOM else "icl.codes"]
     close(decoder.decode(codes), golden["cv_nonstream.wav" if name == CUSTOM else "dec.full_wav"].flatten(), WAVE)
@@ -188,14 +189,14 @@ def test_the_graph_decodes_every_golden(
         both = decoder.decode(np.concatenate((first, codes)))
         close(both[after_reference(len(first), len(first) + len(codes), len(both)) :], golden["icl.wav"], WAVE)
         primed = decoder.stream()
-        primed.push(first)
-        close(primed.push(codes), golden["icl.wav"][-len(codes) * decoder.frame :], WAVE)
+        primed.feed(first)
+        close(primed.feed(codes), golden["icl.wav"][-len(codes) * decoder.frame :], WAVE)
 
 
 @pytest.mark.parametrize(("name", "target"), QUICK)
 def test_any_split_decodes_to_the_same_samples(name: str, target: str, sessions: Sessions) -> None:
     graph = sessions(name, target, "codec_decode")
-    decoder = Decoder(graph, 64)
+    decoder = Codec(graph, 64)
 
     @settings(max_examples=25, deadline=None, derandomize=True)
     @given(sizes=splits, seed=st.integers(0, 2**32))
@@ -203,7 +204,7 @@ def test_any_split_decodes_to_the_same_samples(name: str, target: str, sessions:
         codes = drawn(seed, 64, sum(sizes), decoder.books)
         stream, at, pieces = decoder.stream(), np.cumsum([0, *sizes]), []
         for start, end in pairwise(at):
-            pieces.append(stream.push(codes[start:end]))
+            pieces.append(stream.feed(codes[start:end]))
         whole, _ = graph(graph.start(), codes=codes)
         close(np.concatenate(pieces), whole["wave"].reshape(-1), STREAM)
         close(decoder.decode(codes), whole["wave"].reshape(-1), STREAM)
@@ -233,12 +234,12 @@ def test_any_split_of_any_config_decodes_to_the_same_samples(change: dict[str, A
 def test_the_decoder_graph_of_any_config_is_its_net(which: str, target: str, tmp_path: Path) -> None:
     config = DecoderConfig.of(DECODERS[which])
     part = Part(codec12hz.decode_stage(config), nets.Decoder(RandomWeights(), config), axes={"frames": 4})
-    decoder = Decoder(session(part, target, tmp_path), config.codebook_size)
+    decoder = Codec(session(part, target, tmp_path), config.codebook_size)
     codes = drawn(2, config.codebook_size, 31, config.num_quantizers)
     wanted = stepped(part, torch.from_numpy(codes), sizes=[31]).flatten()
     close(decoder.decode(codes), wanted, 1e-5)
     stream = decoder.stream()
-    close(np.concatenate([stream.push(codes[i : i + 1]) for i in range(31)]), wanted, 1e-5)
+    close(np.concatenate([stream.feed(codes[i : i + 1]) for i in range(31)]), wanted, 1e-5)
 
 
 def test_the_window_forgets_what_left_it() -> None:
@@ -256,14 +257,14 @@ def test_the_window_forgets_what_left_it() -> None:
 
 
 def test_bad_codes_are_refused(sessions: Sessions) -> None:
-    decoder = Decoder(sessions(BASE, "cpu", "codec_decode"), 64)
-    assert len(decoder.push(np.empty((0, 16), np.int64))) == 0
+    decoder = Codec(sessions(BASE, "cpu", "codec_decode"), 64)
+    assert len(decoder.decode(np.empty((0, 16), np.int64))) == 0
     with pytest.raises(ValueError, match="code 64 is not one of"):
-        decoder.push(np.full((1, 16), 64))
+        decoder.decode(np.full((1, 16), 64))
     with pytest.raises(ValueError, match="code -1"):
-        decoder.push(np.full((1, 16), -1))
+        decoder.decode(np.full((1, 16), -1))
     with pytest.raises(ValueError, match=r"wanted codes int \[frames, 16\]"):
-        decoder.push(np.zeros((1, 8), np.int64))
+        decoder.decode(np.zeros((1, 8), np.int64))
     with pytest.raises(ValueError, match="chunk of at least 1 frame"):
         decoder.chunked(np.zeros((1, 16), np.int64), 0)
 
@@ -303,9 +304,9 @@ def snr(got: Array, wanted: Array) -> float:
     return float(10 * np.log10(np.var(wanted) / max(float(noise), 1e-30)))
 
 
-def in_pieces(decoder: Decoder, codes: Array, size: int) -> Array:
+def in_pieces(decoder: Codec, codes: Array, size: int) -> Array:
     stream = decoder.stream()
-    return np.concatenate([stream.push(codes[i : i + size]) for i in range(0, len(codes), size)])
+    return np.concatenate([stream.feed(codes[i : i + size]) for i in range(0, len(codes), size)])
 
 
 def packed(part: Part, recipe: Recipe, target: str, folder: Path, gate: bool = False) -> tuple[Path, StageRecord]:
@@ -375,7 +376,7 @@ def test_int8_keeps_the_wave(name: str, target: str, goldens: dict[str, dict[str
     graph, record = packed(part, codec12hz.RECIPES["int8"], target, tmp_path)
     assert record.int8_ops > 50 * record.flops
     assert record.error_db is not None
-    decoder = Decoder(OrtSession(graph), 64)
+    decoder = Codec(OrtSession(graph), 64)
     codes = golden["cv_nonstream.codes" if name == CUSTOM else "icl.codes"]
     wanted = golden["cv_nonstream.wav" if name == CUSTOM else "dec.full_wav"].flatten()
     whole = decoder.decode(codes)
@@ -394,7 +395,7 @@ def test_int8_of_any_config_keeps_the_wave(which: str, target: str, tmp_path: Pa
     part, codes = random_decoder(which)
     wanted = stepped(part, torch.from_numpy(codes), sizes=[31]).flatten().numpy()
     graph, _ = packed(part, codec12hz.RECIPES["int8"], target, tmp_path)
-    decoder = Decoder(OrtSession(graph), DecoderConfig.of(DECODERS[which]).codebook_size)
+    decoder = Codec(OrtSession(graph), DecoderConfig.of(DECODERS[which]).codebook_size)
     for size in (1, 8):
         assert snr(in_pieces(decoder, codes, size), wanted) > 20
 
@@ -478,7 +479,7 @@ def test_every_layer_of_the_encoder_is_upstreams(name: str, goldens: dict[str, d
 
 
 def recording(name: str) -> Array:
-    return reference(*files.read(FIXTURES / name / "ref.wav"))
+    return resample_reference(*files.read(FIXTURES / name / "ref.wav"), 24000)
 
 
 @pytest.mark.parametrize(("name", "target"), [*QUICK, *CROSS])
@@ -573,7 +574,7 @@ def test_the_reference_is_resampled_as_upstream_does(goldens: dict[str, dict[str
 
 
 def test_the_mel_is_upstreams(goldens: dict[str, dict[str, Array]]) -> None:
-    close(speaker_mel(goldens[BASE]["ref.wav_24k"]).T[None], goldens[BASE]["spk.mel"], MEL)
+    close(speaker_mel(goldens[BASE]["ref.wav_24k"], 24000).T[None], goldens[BASE]["spk.mel"], MEL)
 
 
 def test_every_layer_of_the_speaker_encoder_is_upstreams(goldens: dict[str, dict[str, Array]]) -> None:
@@ -589,7 +590,7 @@ def test_every_layer_of_the_speaker_encoder_is_upstreams(goldens: dict[str, dict
 
 @pytest.mark.parametrize("target", ["cpu", pytest.param("portable", marks=pytest.mark.slow)])
 def test_a_voice_is_cloned_without_torch(target: str, goldens: dict[str, dict[str, Array]], sessions: Sessions) -> None:
-    encoder = SpeakerEncoder(sessions(BASE, target, "speaker_encode"))
+    encoder = SpeakerEncoder(sessions(BASE, target, "speaker_encode"), 24000)
     close(encoder.embed(recording(BASE)), goldens[BASE]["spk.embedding"], 1e-4)
     with pytest.raises(ValueError, match="at least 2400"):
         encoder.embed(np.zeros(2399, np.float32))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from voxport.speech.chunks import growing
+from voxport.speech.chunks import Grouping
 from voxport_exporters.checkpoints import lockfile
 from voxport_exporters.systems.qwen3tts import config as qwen3tts_config
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
@@ -122,8 +122,10 @@ def test_the_released_config_alone_is_no_release() -> None:
     [(1, 4, [1, 1, 1, 1, 1, 1, 2, 2, 3, 4, 4]), (3, 7, [3, 3, 3, 3, 4, 5])],
 )
 def test_chunks_grow_from_the_first(first: int, most: int, sizes: list[int]) -> None:
-    made = [len(group) for group in growing(range(sum(sizes)), first, most, first)]
-    assert made[: len(sizes)] == sizes
+    groups = Grouping[int](first, most, first)
+    assert [len(group) for item in range(sum(sizes)) if (group := groups.add(item))] == sizes
+    groups.add(0)
+    assert groups.rest() == [0]
 
 
 def test_two_models_of_one_variant_are_both_named(folder: Path) -> None:

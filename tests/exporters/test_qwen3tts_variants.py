@@ -20,7 +20,8 @@ from tests.parity.test_parity_live import nets
 
 from voxport.bundle import Bundle
 from voxport.systems.qwen3tts.section import Section
-from voxport.systems.qwen3tts.speaker import Speaker, stranger
+from voxport.systems.qwen3tts.speaker import Speaker
+from voxport.systems.qwen3tts.voice import synthetic_voice
 from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.pack import pack
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
@@ -131,7 +132,11 @@ def test_every_variant_of_any_size_speaks_in_every_mode(kind: str, size: str, tm
     assert (books, codes) == (SIZES[size]["books"], SIZES[size]["codes"])
     said = []
     for mode in modes(kind):
-        common: Held = {"voice": stranger(speaker), "min_new_tokens": 9, "max_new_tokens": 9} | mode
+        common: Held = {
+            "voice": synthetic_voice(speaker.requests.listener(), speaker.sample_rate),
+            "min_new_tokens": 9,
+            "max_new_tokens": 9,
+        } | mode
         for chosen in ({"greedy": True}, {"seed": 3}):
             speech = speaker.say(TEXT, **common, **chosen)
             pieces = [chunk.samples for chunk in speech]

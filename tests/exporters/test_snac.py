@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from voxport.bounds import SNAC_AUDIO, SNAC_LAYER, SNAC_SPLIT
-from voxport.codecs.snac import Codec, seeded, silent
-from voxport.codecs.snac import given as handed
+from voxport.codecs.noise import from_arrays, seeded, silent
+from voxport.codecs.snac import Codec
 from voxport.graphs.ort import OrtSession
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac import stages as snac
@@ -117,7 +117,7 @@ def test_every_layer_is_upstreams(golden: dict[str, Array]) -> None:
 
 def test_decoded_audio_is_upstreams(codec: Codec, golden: dict[str, Array]) -> None:
     for levels, draws in (("greedy", "decode"), ("clone.row0", "clone.row0")):
-        audio = codec.decode(levels_of(golden, levels), handed(noise_of(golden, draws)))
+        audio = codec.decode(levels_of(golden, levels), from_arrays(noise_of(golden, draws)))
         close(audio, golden[f"{draws}.wav"].reshape(-1), SNAC_AUDIO.absolute)
 
 
@@ -130,7 +130,7 @@ def test_codes_are_upstreams(codec: Codec, golden: dict[str, Array]) -> None:
 
 
 def test_orpheus_schedule_is_its_golden(codec: Codec, golden: dict[str, Array]) -> None:
-    stream = codec.stream(handed(noise_of(golden, "decode")), "orpheus")
+    stream = codec.stream(from_arrays(noise_of(golden, "decode")), "orpheus")
     codes = codec.interleave(levels_of(golden, "greedy")).reshape(-1)
     made = np.concatenate([stream.feed(codes[i : i + 5]) for i in range(0, len(codes), 5)])
     close(made, golden["stream.window_chunks"].reshape(-1), SNAC_AUDIO.absolute)
@@ -148,7 +148,7 @@ def test_int8_transposed_convolutions_stay_near(
     assert chosen == {f"blocks.{i}.up.weight" for i in range(4)}
     quantize.int8(model, chosen, target)
     codec = Codec(session(model, "codec_decode", tmp_path), None, snac.section(config))
-    audio = codec.decode(levels_of(golden, "greedy"), handed(noise_of(golden, "decode")))
+    audio = codec.decode(levels_of(golden, "greedy"), from_arrays(noise_of(golden, "decode")))
     want = golden["decode.wav"].reshape(-1)
     assert 10 * np.log10(np.mean(want**2) / np.mean((audio - want) ** 2)) > 10
     with pytest.raises(ValueError, match="codec_encode"):
@@ -203,7 +203,7 @@ def test_the_seed_is_heard_and_silence_is_deterministic(codec: Codec) -> None:
     assert np.array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
     zeros = [np.zeros(20 * rate, np.float32) for rate in codec.rates]
-    assert np.array_equal(codec.decode(levels, silent), codec.decode(levels, handed(zeros)))
+    assert np.array_equal(codec.decode(levels, silent), codec.decode(levels, from_arrays(zeros)))
 
 
 def test_encoding_in_windows_is_encoding_at_once(codec: Codec) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.exporters.test_snac import FIXTURE, close, codec_of, decode_once, encode_once
 from torch import Tensor
 
-from voxport.codecs.snac import given as handed
+from voxport.codecs.noise import from_arrays
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac import stages as snac
 from voxport_exporters.codecs.snac.config import SnacConfig
@@ -128,8 +128,8 @@ def test_graphs_are_upstreams_for_any_config(name: str, target: str, tmp_path: P
     levels, draws = utterance(config, 6)
     want = upstream_decode(net, levels, draws)
     assert want.std() > 0.01
-    close(codec.decode(levels, handed(draws)), want, 2e-5)
-    stream, codes = codec.stream(handed(draws)), codec.interleave(levels).reshape(-1)
+    close(codec.decode(levels, from_arrays(draws)), want, 2e-5)
+    stream, codes = codec.stream(from_arrays(draws)), codec.interleave(levels).reshape(-1)
     assert all(np.array_equal(a, b) for a, b in zip(codec.deinterleave(codes), levels, strict=True))
     pieces = [stream.feed(codes[i : i + 3]) for i in range(0, len(codes), 3)]
     close(np.concatenate([*pieces, stream.flush()]), want, 2e-5)
@@ -150,14 +150,14 @@ def test_audio_that_ends_inside_an_attention_window_is_kept(name: str, tmp_path:
     filled = codec.deinterleave(np.concatenate((codes, np.zeros(per_frame, np.int64))))
     samples = len(codes) // per_frame * config.frame * config.hop
     want = upstream_decode(net, filled, draws)[:samples]
-    close(codec.decode(codec.deinterleave(codes), handed(draws)), want, 2e-5)
-    stream = codec.stream(handed(draws))
+    close(codec.decode(codec.deinterleave(codes), from_arrays(draws)), want, 2e-5)
+    stream = codec.stream(from_arrays(draws))
     for _ in range(2):
         pieces = [stream.feed(codes[i : i + 5]) for i in range(0, len(codes), 5)]
         close(np.concatenate([*pieces, stream.flush()]), want, 2e-5)
     for frames in range(len(codes) // per_frame):  # also where upstream has no such length
         short = codes[: frames * per_frame]
-        offline = codec.decode(codec.deinterleave(short), handed(draws))
+        offline = codec.decode(codec.deinterleave(short), from_arrays(draws))
         pieces = [stream.feed(short[i : i + 2]) for i in range(0, len(short), 2)]
         close(np.concatenate([*pieces, stream.flush()]), offline, 2e-5)
         assert len(offline) == frames * config.frame * config.hop

@@ -16,6 +16,8 @@ from voxport.systems import SYSTEMS
 class Model:
     """A system of two stages that llvc does not have: one is run by two sessions, one never."""
 
+    clock = None
+
     def __init__(self, bundle: Bundle, *, threads: int = 3) -> None:
         self.talkers = [bundle.session("talker", threads) for _ in range(2)]
         self.idle = bundle.session("idle", 1)

@@ -17,7 +17,8 @@ from tests.parity.test_llvc_reference import ODD, PLAIN
 from voxport import bounds
 from voxport.audio import files
 from voxport.bundle import Bundle
-from voxport.systems.llvc.converter import OFFLINE_CHUNKS, Converter, Mode
+from voxport.systems.llvc.converter import Converter
+from voxport.systems.llvc.stream import OFFLINE_CHUNKS, Mode
 from voxport_exporters.pack import pack
 from voxport_exporters.recipe import named
 from voxport_exporters.systems.llvc import job as llvc

@@ -19,11 +19,11 @@ from tests.command import done, refusal, run
 
 from voxport import bounds
 from voxport.bundle import Bundle
-from voxport.codecs.codec12hz import Decoder, after_reference
+from voxport.codecs.codec12hz import after_reference
 from voxport.speech import rows
 from voxport.systems.qwen3tts.lm import LanguageModel, Row
-from voxport.systems.qwen3tts.speaker import Speaker, stranger
-from voxport.systems.qwen3tts.voice import Voice
+from voxport.systems.qwen3tts.speaker import Speaker
+from voxport.systems.qwen3tts.voice import Voice, synthetic_voice
 from voxport.verify import verify
 from voxport_parity.compare import compare
 from voxport_parity.systems.qwen3tts import feeds, runs
@@ -352,7 +352,7 @@ def test_a_described_voice_hears_its_description(designed: Speaker, custom: Spea
     assert np.abs(heard.samples() - deaf.samples()).max() > STREAM
     assert not heard.warnings
     assert "without an instruct it takes any" in deaf.warnings[0]
-    asked_ = [s.requests.of(None, None, "Speak very slowly.", None, None, 0, True, {}) for s in (designed, custom)]
+    asked_ = [s.requests.request(instruct="Speak very slowly.", greedy=True) for s in (designed, custom)]
     rows = [len(s.prompt("Hi", request).embeds) for s, request in zip((designed, custom), asked_, strict=True)]
     assert rows[0] - rows[1] == 17 - 1  # the ids of the instruct; and there is no speaker
 
@@ -373,11 +373,11 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("customvoice", {"ref_text": "Hi"}, "a transcript without its recording; give --ref-audio"),
     ("customvoice", {"x_vector_only_mode": True}, "unknown setting 'x_vector_only_mode'; known are chunk_frames"),
     ("customvoice", {"text": " "}, "the text is empty"),
-    ("customvoice", {"max_new_tokens": 0}, "max_new_tokens 0: wanted 1 or more"),
-    ("customvoice", {"subtalker_temperature": 0}, "subtalker_temperature 0.0: wanted above 0"),
-    ("customvoice", {"top_p": 1.5}, "top_p 1.5: wanted above 0, up to 1"),
-    ("customvoice", {"top_k": "many"}, "setting top_k: wanted a whole number, got 'many'"),
-    ("customvoice", {"codec_schedule": "fast"}, "codec_schedule 'fast' is not one of exact, upstream"),
+    ("customvoice", {"max_new_tokens": 0}, "setting max_new_tokens: wanted a whole number from 1 to 1e+09, got 0"),
+    ("customvoice", {"subtalker_temperature": 0}, "setting subtalker_temperature: wanted a number from 1e-09"),
+    ("customvoice", {"top_p": 1.5}, "setting top_p: wanted a number from 1e-09 to 1, got 1.5"),
+    ("customvoice", {"top_k": "many"}, "setting top_k: wanted a whole number from 0 to 1e+09 (0 is all), got 'many'"),
+    ("customvoice", {"codec_schedule": "fast"}, "setting codec_schedule: wanted one of exact, upstream, got 'fast'"),
     ("designed", {"ref_audio": REF, "ref_text": SPOKEN}, "1.7b-voicedesign) clones no voices; a Base model does"),
     ("designed", {"voice": "ryan"}, "has no voices of its own; describe one with --instruct"),
     ("base", {}, "speaks in the voice of a reference: give --ref-audio"),
@@ -410,7 +410,7 @@ def test_recordings_that_hold_no_voice_are_refused(base: Speaker, custom: Speake
     for seconds, level, why in (
         (1, 0.0, "r.wav: is silent; record the reference again"),
         (0.05, 0.1, "r.wav: the reference has 1200 samples at 24000 Hz; wanted at least 2400"),
-        (121, 0.1, "r.wav: 121.0 s are too long; cut the recording to 120 s or less"),
+        (121, 0.1, "r.wav: 121.0 s are too long for a reference; cut it to 120 s or less"),
     ):
         with pytest.raises(ValueError, match=why):
             base.enroll(wav(seconds, level), "a")
@@ -506,16 +506,16 @@ def test_streamed_and_offline_are_the_same_file(qwen3tts_bundles: Bundles, tmp_p
 def test_benchmarks_say_as_much_as_they_are_told(base: Speaker, custom: Speaker) -> None:
     for speaker in (base, custom):
         assert sum(len(chunk) for chunk in speaker.workload(1.0)) == round(1.0 * 12.5) * 1920
-    made_up = stranger(base)
+    made_up = synthetic_voice(base.requests.listener(), base.sample_rate)
     assert made_up is not None
     assert made_up.codes.shape == (38, 16)
-    assert stranger(custom) is None
+    assert synthetic_voice(custom.requests.listener(), custom.sample_rate) is None
 
 
 def test_a_fork_goes_on_from_where_it_was_made(base: Speaker) -> None:
     codes = np.random.default_rng(0).integers(0, 64, (9, 16))
-    stream: Decoder = base.codec.stream()
-    start = stream.push(codes[:4])
+    stream = base.codec.stream()
+    start = stream.feed(codes[:4])
     fork = stream.fork()
-    assert np.array_equal(fork.push(codes[4:]), stream.push(codes[4:]))
-    assert np.abs(np.concatenate((start, fork.push(codes[:1])))[: len(start)] - start).max() == 0
+    assert np.array_equal(fork.feed(codes[4:]), stream.feed(codes[4:]))
+    assert np.abs(np.concatenate((start, fork.feed(codes[:1])))[: len(start)] - start).max() == 0

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxport.speech.text import Tokenizer, pieces, weight
+from voxport.speech.longtext import pieces, spoken_letters
+from voxport.speech.text import Tokenizer
 
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=60)
 MARKS = st.sampled_from(["", "", "", ",", ".", "!", "?", ";", "...", ".\n"])
@@ -42,7 +43,7 @@ def test_pieces_hold_every_word_once_and_keep_the_limit(words: list[str], most: 
     text = " ".join(word + data.draw(MARKS) for word in words)
     made = pieces(text, most)
     assert " ".join(made).split() == text.split()
-    assert all(weight(piece) <= most or len(piece.split()) == 1 for piece in made)
+    assert all(spoken_letters(piece) <= most or len(piece.split()) == 1 for piece in made)
 
 
 @pytest.mark.parametrize(

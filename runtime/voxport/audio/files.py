@@ -46,6 +46,12 @@ def sample_rate(path: File) -> int:
         return int(file.samplerate)
 
 
+def duration(path: File) -> float:
+    """The length of an audio file in seconds as its header says it. ValueError if it is not one."""
+    with _open(path) as file:
+        return float(file.frames / file.samplerate)
+
+
 def read(path: File) -> tuple[Samples, int]:
     """A whole audio file: its samples ``[n]`` (mean of the channels) and its rate. Errors as `blocks`."""
     return np.concatenate(list(blocks(path))), sample_rate(path)

@@ -121,3 +121,13 @@ def resample(samples: npt.ArrayLike, source: int, target: int) -> Samples:
     """Samples ``[n]`` at rate `source` as ``[ceil(target * n / source)]`` at rate `target`, as `Resampler` does."""
     resampler = Resampler(source, target)
     return np.concatenate([resampler.feed(samples), resampler.flush()])
+
+
+def resample_reference(samples: npt.ArrayLike, source: int, target: int) -> Samples:
+    """A recording to clone ``[n]`` as ``[ceil(n * target / source)]``, as upstream's librosa resamples it: soxr HQ."""
+    whole = mono(samples)
+    if source == target:
+        return whole
+    length = math.ceil(len(whole) * (target / source))  # librosa's arithmetic, in float64
+    resampled: Samples = soxr.resample(whole, source, target, quality="HQ")[:length]
+    return np.pad(resampled, (0, length - len(resampled)))

@@ -131,7 +131,7 @@ def _workload(path: str, seconds: str, threads: str, chunk_factor: str) -> dict[
         pass
     for session in bundle.timed.values():
         session.seconds.clear()
-    clock = getattr(getattr(model, "model", None), "clock", None)  # of systems with a language model
+    clock = model.clock
     before = (clock.steps, clock.seconds) if clock else (0, 0.0)
     marks, samples = [time.perf_counter()], 0
     first = None

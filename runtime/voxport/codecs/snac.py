@@ -5,7 +5,7 @@ the wire (LM order) its codes come sorted by the column they begin at, coarse be
 L0 L1 L2 L2 L1 L2 L2. Every code is 0 .. `size` - 1, without a language model's offsets.
 
     codec = Codec(bundle)
-    stream = codec.stream(seeded(0))
+    stream = codec.stream(noise.seeded(0))
     audio = stream.feed(codes)         # any number of codes; what they settle, float32 [n] in (-1, 1)
     audio = stream.flush()
 
@@ -14,38 +14,22 @@ each column is computed once, and the first audio leaves when `delay` samples an
 frame. Streamed audio is offline audio: `decode` is `feed` and `flush`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Literal, get_args
 
 import msgspec
 import numpy as np
 
-from voxport import draws
 from voxport.bundle import Bundle
+from voxport.codecs.noise import Noise
 from voxport.graphs.session import Array, Session
 
 Schedule = Literal["exact", "orpheus"]
-Noise = Callable[[int, int, int], Array]  # (noise block, frame, n) -> float32 [n]: the block's draws of that frame
 
 FRAMES = 4  # at most so many in one step of the decoder: more no longer fit the cache (8: 1.1x, 16: 1.3x the time)
 ENCODE_FRAMES = 16  # at least so many in one step of the encoder, whose context is computed again
 WINDOW = 4  # frames of Orpheus's schedule, which plays the second of each window
-
-
-def seeded(seed: int) -> Noise:
-    """Normal draws addressed by block and absolute frame: the same for every chunking."""
-    return lambda block, frame, n: draws.normals(seed, f"codec.noise.{block}", frame, n)
-
-
-def silent(_block: int, _frame: int, n: int) -> Array:
-    """No noise: deterministic, and not upstream's sound, which is never without."""
-    return np.zeros(n, np.float32)
-
-
-def given(arrays: Sequence[Array]) -> Noise:
-    """Draws made elsewhere: one array per noise block, float32 [draws of the whole audio, attention windows filled]."""
-    return lambda block, frame, n: arrays[block][frame * n : (frame + 1) * n]
 
 
 class SnacSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,8 +96,8 @@ class Codec:
         if np.size(codes) % len(self.order):
             raise ValueError(f"{np.size(codes)} codes are not whole frames of {len(self.order)}")
         frames = np.asarray(codes, np.int64).reshape(-1, len(self.order))
-        mine = ([i for i, (at, _) in enumerate(self.order) if at == level] for level in range(len(self.strides)))
-        return [frames[:, columns].reshape(-1) for columns in mine]
+        places = ([i for i, (at, _) in enumerate(self.order) if at == level] for level in range(len(self.strides)))
+        return [frames[:, columns].reshape(-1) for columns in places]
 
     def stream(self, noise: Noise, schedule: Schedule = "exact") -> "Stream | Orpheus":
         """A decoder that takes codes as they come. `orpheus`: upstream's usual schedule, for comparison."""
@@ -140,13 +124,13 @@ class Codec:
         before, after = self._context
         columns = self.frame * int(self._encoder.stage.outputs[0].shape[1])
         step = max(1, ENCODE_FRAMES * self.frame // columns)
-        made = []
+        windows = []
         for start in range(0, units, step):
             stop = min(units, start + step)
             first = max(0, start - before)
             codes, _ = self._encoder(self._encoder.start(), audio=audio[first : min(units, stop + after)])
-            made.append([codes[f"codes.{i}"][start - first : stop - first] for i in range(len(self.strides))])
-        return [np.concatenate(level).reshape(-1) for level in zip(*made, strict=True)]
+            windows.append([codes[f"codes.{i}"][start - first : stop - first] for i in range(len(self.strides))])
+        return [np.concatenate(level).reshape(-1) for level in zip(*windows, strict=True)]
 
 
 class Stream:
@@ -196,6 +180,14 @@ class Stream:
         self._start()
         return rest
 
+    def fork(self) -> "Stream":
+        """A stream that goes on from here, as this one still can."""
+        other = Stream(self._codec, self._noise)
+        other._state = self._state.copy()
+        other._levels = [level.copy() for level in self._levels]
+        other._fed, other._column, other._skip = self._fed, self._column, self._skip
+        return other
+
     def _finish(self, samples: int, end: int) -> Array:
         """What is still missing of the first `samples` samples, with nothing after column `end`."""
         codec = self._codec
@@ -212,11 +204,11 @@ class Stream:
 
     def _run(self, until: int, end: int) -> Array:
         """Decodes up to column `until`, of which those from `end` on lie past the audio."""
-        made = []
+        steps = []
         most = max(1, FRAMES * self._codec.frame // self._codec.unit) * self._codec.unit
         while self._column < until:
-            made.append(self._step(self._column, min(until, self._column + most), end))
-        audio = np.concatenate(made)
+            steps.append(self._step(self._column, min(until, self._column + most), end))
+        audio = np.concatenate(steps)
         drop = min(self._skip, len(audio))
         self._skip -= drop
         return audio[drop:]
@@ -229,8 +221,8 @@ class Stream:
         codes = np.zeros((len(codec.strides), stop - start), np.int64)
         for row, level, stride in zip(codes, self._levels, codec.strides, strict=True):
             first = start // stride
-            said = np.asarray(level[first : -(-(start + known) // stride)], np.int64)
-            row[:known] = said[np.arange(start, start + known) // stride - first]
+            values = np.asarray(level[first : -(-(start + known) // stride)], np.int64)
+            row[:known] = values[np.arange(start, start + known) // stride - first]
         shape = (-1, codec.unit)
         outputs, self._state = codec._decoder(
             self._state,
@@ -246,14 +238,14 @@ class Stream:
         """float32 [units, unit * rate]: the block's draws of columns start .. stop, zero from `end` on."""
         codec = self._codec
         rate, frame = codec.rates[block], codec.frame
-        drawn = np.zeros((stop - start) * rate, np.float32)
+        noise = np.zeros((stop - start) * rate, np.float32)
         last = min(stop, end)
         if last > start:
             first = start // frame
             frames = [self._noise(block, f, frame * rate) for f in range(first, -(-last // frame))]
             offset = (start - first * frame) * rate
-            drawn[: (last - start) * rate] = np.concatenate(frames)[offset : offset + (last - start) * rate]
-        return drawn.reshape(-1, codec.unit * rate)
+            noise[: (last - start) * rate] = np.concatenate(frames)[offset : offset + (last - start) * rate]
+        return noise.reshape(-1, codec.unit * rate)
 
 
 class Orpheus:
@@ -273,23 +265,29 @@ class Orpheus:
         """The next codes in LM order, any number -> one frame of samples for each that became complete."""
         self._codes.extend(np.asarray(codes).reshape(-1).tolist())
         size = len(self._codec.order)
-        made = [np.empty(0, np.float32)]
+        frames = [np.empty(0, np.float32)]
         while len(self._codes) >= WINDOW * size:
             window = Stream(self._codec, self._shifted(self._frame))
             frame = self._codec.frame * self._codec.hop
-            heard = (
+            audio = (
                 window.feed(np.asarray(self._codes[: WINDOW * size])),
                 window._finish(2 * frame, WINDOW * self._codec.frame),
             )
-            made.append(np.concatenate(heard)[frame : 2 * frame])
+            frames.append(np.concatenate(audio)[frame : 2 * frame])
             del self._codes[:size]
             self._frame += 1
-        return np.concatenate(made)
+        return np.concatenate(frames)
 
     def flush(self) -> Array:
         """Nothing: what is left is never played. Then the stream starts anew."""
         self._codes, self._frame = [], 0
         return np.empty(0, np.float32)
+
+    def fork(self) -> "Orpheus":
+        """A stream that goes on from here, as this one still can."""
+        other = Orpheus(self._codec, self._noise)
+        other._codes, other._frame = self._codes.copy(), self._frame
+        return other
 
     def _shifted(self, by: int) -> Noise:
         return lambda block, frame, n: self._noise(block, by + frame, n)

@@ -1,24 +1,17 @@
-"""What every system that makes speech from text shares: chunks, settings by name, what lies on disk."""
+"""Speech: what one call of `say` returns. A system yields events; Speech makes chunks and a record of them."""
 
-import os
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from types import TracebackType
+from typing import Self, assert_never
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from voxport.audio import files as audio
 from voxport.graphs.session import Array
-from voxport.manifest import Setting
+from voxport.speech.limits import END
 
-Settings = dict[str, Setting]
-
-END, LIMIT, RUNAWAY, CONTEXT = "end", "max_new_tokens", "runaway", "context"  # why a generation stopped
-SILENT = 1e-3  # peak (-60 dB) below which a reference holds no voice
 SENTENCE = (  # what benchmarks say: 20 words
     "The quick brown fox jumps over the lazy dog while seven wizards watch quietly from the old stone bridge above."
 )
@@ -32,32 +25,93 @@ class Chunk:
     sample_rate: int
 
 
+@dataclass(frozen=True)
+class Token:
+    """One more generated id, or frame of codes int64 [books]."""
+
+    value: int | Array
+
+
+@dataclass(frozen=True)
+class Samples:
+    """More audio, float32 [n]. None (n = 0) means that work goes on; it lets a listener stop in between."""
+
+    samples: Array
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A generation stopped: why, by the names in limits.py."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the caller should read."""
+
+    text: str
+
+
+Event = Token | Samples | Ended | Warned
+Events = Generator[Event, None, None]
+
+
 class Speech:
     """One call of `say`: iterate for chunks, made while you listen. `tokens`, `stopped` and `warnings` grow with it.
 
     `stopped`: "end" when the model ended by itself, "max_new_tokens", "runaway" or "context" when it was cut there, ""
-    before that.
+    before that, and for good when the Speech was closed. Of several pieces, one that was cut counts.
+
+        with voice.say("Hello.") as speech:
+            for chunk in speech:
+                ...                            # leaving the block stops the work
     """
 
     def __init__(
-        self, sample_rate: int, make: Callable[["Speech"], Iterator[Array]], token: tuple[int, ...] = ()
+        self, sample_rate: int, events: Events, token: tuple[int, ...] = (), known_warnings: Sequence[str] = ()
     ) -> None:
-        """`make` yields the samples, and tells this object what else happens; `token`: shape of what it generates."""
+        """`events`: from the system; `token`: shape of what it generates; `known_warnings`: before it begins."""
         self.sample_rate = sample_rate
         self.stopped = ""
         self.warnings: list[str] = []
         self._tokens: list[int | Array] = []
         self._token = token
-        self._chunks = make(self)
+        self._events = events
+        self._closed = False
+        self._running = threading.Lock()  # held while the system works
+        for text in known_warnings:
+            self._warn(text, depth=5)  # past a system's helper and its `say`
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Chunk:
-        samples = next(self._chunks)
-        while not len(samples):
-            samples = next(self._chunks)
-        return Chunk(samples, self.sample_rate)
+        with self._running:
+            while not self._closed:
+                samples = self._fold(next(self._events))
+                if len(samples):
+                    return Chunk(samples, self.sample_rate)
+            self._events.close()
+        raise StopIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the work: no further step of the model runs, and iteration ends.
+
+        From another thread than the one that iterates, at the latest after the step that is running.
+        """
+        self._closed = True
+        if self._running.acquire(blocking=False):  # else whoever iterates closes it
+            try:
+                self._events.close()
+            finally:
+                self._running.release()
 
     def samples(self) -> Array:
         """All that is still to come, as one float32 [n]."""
@@ -68,83 +122,22 @@ class Speech:
         """The ids, or frames of codes, generated so far: int64 [n] or [n, books]; of a long text all its pieces."""
         return np.array(self._tokens, np.int64).reshape(-1, *self._token)
 
-    def said(self, token: int | Array) -> None:
-        """For `make`: one more generated id, or frame of codes."""
-        self._tokens.append(token)
+    def _fold(self, event: Event) -> Array:
+        """Records an event. Returns its samples, float32 [n], none for most events."""
+        match event:
+            case Samples(samples):
+                return samples
+            case Token(value):
+                self._tokens.append(value)
+            case Ended(why):
+                self.stopped = why if self.stopped in ("", END) else self.stopped
+            case Warned(text):
+                self._warn(text)
+            case _:
+                assert_never(event)
+        return np.empty(0, np.float32)
 
-    def ended(self, why: str) -> None:
-        """For `make`: a generation stopped. Of several, one that was cut counts."""
-        self.stopped = why if self.stopped in ("", END) else self.stopped
-
-    def warn(self, text: str) -> None:
-        """For `make`: keeps the text, and shows it as a Python warning."""
+    def _warn(self, text: str, depth: int = 4) -> None:
+        """Keeps the text, and shows it as a Python warning where `say` was called, or the Speech was iterated."""
         self.warnings.append(text)
-        warnings.warn(text, stacklevel=4)
-
-
-def settings(defaults: Mapping[str, Setting], layers: Sequence[str], given: Mapping[str, Setting]) -> Settings:
-    """Defaults by plain name, those named `<layer>.<name>` over them in the order of `layers`, then what was given.
-
-    A given string is read as its default's type. ValueError: an unknown name (the known ones are listed), or a value
-    of another type.
-    """
-    chosen = {name: value for name, value in defaults.items() if "." not in name}
-    for layer in layers:
-        prefix = f"{layer}."
-        chosen |= {name.removeprefix(prefix): v for name, v in defaults.items() if name.startswith(prefix)}
-    for name, value in given.items():
-        if name not in chosen:
-            raise ValueError(f"unknown setting {name!r}; known are {', '.join(sorted(chosen))}")
-        chosen[name] = _typed(name, value, type(chosen[name]))
-    return chosen
-
-
-def _typed(name: str, value: Setting, kind: type) -> Setting:
-    words = {"true": True, "false": False, "1": True, "0": False}
-    try:
-        if kind is bool:
-            return words[str(value).lower()]
-        if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
-            raise ValueError
-        made: Setting = kind(value)
-    except (KeyError, ValueError, TypeError, OverflowError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
-        raise ValueError(f"setting {name}: wanted {wanted}, got {value!r}") from None
-    return made
-
-
-# ------------------------------------------------------------------------------------------------------------ files
-
-
-def recording(path: str | os.PathLike[str]) -> tuple[Array, int]:
-    """(samples float32 [n], rate) of a reference to clone. ValueError when it is no audio, or silent."""
-    samples, rate = audio.read(path)
-    if np.abs(samples).max() < SILENT:
-        raise ValueError(f"{path}: is silent; record the reference again")
-    return samples, rate
-
-
-def save_voice(path: str | os.PathLike[str], system: str, arrays: dict[str, Array], about: dict[str, str]) -> None:
-    """Writes an enrolled voice as safetensors. ValueError unless the name ends in .safetensors; OSError as writing."""
-    target = Path(path)
-    if target.suffix != ".safetensors":
-        raise ValueError(f"{path}: an enrolled voice is a .safetensors file")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, target, {"voxport.system": system, **about})
-    target.chmod(0o644)  # safetensors makes private files
-
-
-def load_voice(path: str | os.PathLike[str], system: str) -> tuple[dict[str, Array], dict[str, str]]:
-    """(arrays, about) of an enrolled voice. ValueError when it is none, or one of another system."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such voice file; make one with `voxport enroll`")
-    try:
-        with safe_open(path, framework="numpy") as held:
-            about = held.metadata() or {}
-            arrays = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not an enrolled voice: {error}") from None
-    if about.get("voxport.system") != system:
-        of = about.get("voxport.system", "something else")
-        raise ValueError(f"{path}: a voice of {of}, this bundle is {system}; enroll the reference with this bundle")
-    return arrays, about
+        warnings.warn(text, stacklevel=depth)

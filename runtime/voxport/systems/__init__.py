@@ -2,11 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
+from voxport.speech.rows import Stopwatch
+from voxport.speech.settings import Value
 from voxport.speech.speech import Speech
+from voxport.speech.voices import Voice
+
+Mode = Literal["exact", "upstream", "offline"]  # of a Converter's streams
 
 
 class Model(Protocol):
@@ -18,15 +23,22 @@ class Model(Protocol):
     def sample_rate(self) -> int:
         """Of the audio it makes, in Hz."""
 
+    @property
+    def clock(self) -> Stopwatch | None:
+        """Steps of its language model and the seconds they took; None where there is no language model."""
+
     def rehearse(self) -> dict[str, Array]:
         """The outputs for fixed inputs that `golden/` records at export, by name."""
 
-    def workload(self, seconds: float, chunk_factor: int = 1) -> Iterator[Array]:
+    def workload(self, seconds: float, chunk_factor: int = 1, /) -> Iterator[Array]:
         """About `seconds` of audio for benchmarks, float32 [n] piece by piece."""
 
 
 class Stream(Protocol):
-    """A live stream through a Converter: float32 [n] at `rate` Hz in, float32 [m] at the model's rate out."""
+    """A live stream through a Converter: float32 [n] at `rate` Hz in, float32 [m] at the model's rate out.
+
+    It belongs to one thread at a time.
+    """
 
     rate: int
 
@@ -42,22 +54,26 @@ class Stream(Protocol):
 
 @runtime_checkable
 class Converter(Model, Protocol):
-    """Turns speech into speech in another voice."""
+    """Turns speech into speech in another voice. Several threads may use it at once, each with a stream of its own."""
 
-    def stream(self, mode: Any = "exact", chunk_factor: int = 1, rate: int | None = None) -> Stream:
+    def stream(self, mode: Mode = "exact", chunk_factor: int = 1, rate: int | None = None) -> Stream:
         """An independent stream."""
 
 
-class Voice(Protocol):
-    """An enrolled voice."""
+@runtime_checkable
+class Codec(Model, Protocol):
+    """Turns samples into a codec's tokens and back."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a .safetensors file."""
+    def tokenize(self, samples: Array, rate: int) -> Array:
+        """Samples float32 [n] at `rate` Hz -> the codec's tokens."""
+
+    def detokenize(self, tokens: Array, seed: int = 0) -> Iterator[Array]:
+        """The codec's tokens -> samples float32 [n], piece by piece."""
 
 
 @runtime_checkable
-class Speaker(Model, Protocol):
-    """Turns text into speech."""
+class Speaker(Codec, Protocol):
+    """Turns text into speech. Several threads may use it at once."""
 
     @property
     def voices(self) -> list[str]:
@@ -67,7 +83,7 @@ class Speaker(Model, Protocol):
         self,
         text: str,
         *,
-        voice: Any = None,
+        voice: str | os.PathLike[str] | Voice | None = None,
         language: str | None = None,
         instruct: str | None = None,
         ref_audio: str | os.PathLike[str] | None = None,
@@ -75,21 +91,19 @@ class Speaker(Model, Protocol):
         seed: int = 0,
         greedy: bool = False,
         stream: bool = True,
-        **settings: Any,
+        **settings: Value,
     ) -> Speech:
         """Speech, made while it is iterated.
 
-        Raises ValueError for an option that the system does not take, for an unknown setting and for bad values.
+        `voice`: a name, an enrolled voice or the path of one; `language`: of the text; `instruct`: how to say it;
+        `ref_audio`, `ref_text`: a recording to clone and what is said in it; `greedy`: the best token at every choice;
+        `stream`: audio is handed out while it is made, so that nothing can be said again; `settings`: by upstream's
+        names. Raises ValueError in one line, among others for an option that the system does not take, and for an
+        unknown setting.
         """
 
     def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
         """The voice of a recording in which `text` is said."""
-
-    def tokenize(self, samples: Array, rate: int) -> Array:
-        """Samples float32 [n] at `rate` Hz -> the codec's tokens."""
-
-    def detokenize(self, tokens: Array, seed: int = 0) -> Iterator[Array]:
-        """The codec's tokens -> samples float32 [n], piece by piece."""
 
 
 def _llvc(bundle: Bundle, threads: int | None) -> Converter:

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
-from voxport.manifest import Fidelity, Setting
+from voxport.manifest import Fidelity
 from voxport.recipe import Recipe, Rule
 from voxport.systems.vyvo.section import Section
 from voxport.systems.vyvo.speaker import Speaker
@@ -50,32 +50,6 @@ RECIPES = {
 }
 CODEC_RECIPES = {name: Recipe(f"codec-{name}", [_CODEC, *snac.RECIPES[name].rule]) for name in ("fp32", "int8")}
 
-# Every setting of `say` and its default (docs/systems/vyvo.md 4, 5); top_k comes from the checkpoint. What is named
-# <dialect>.x or clone.x replaces x there. Upstream's vLLM engine samples with top_p 0.8 and repetition_penalty 1.3.
-SAMPLING: dict[str, Setting] = {
-    "dialect": "current",
-    "constrained_decoding": True,
-    "classic.constrained_decoding": False,
-    "strict": False,  # upstream's current reading: a generation that was cut, or is malformed, gives no audio
-    "temperature": 0.6,
-    "clone.temperature": 0.5,
-    "top_p": 0.95,
-    "clone.top_p": 0.9,
-    "repetition_penalty": 1.1,
-    "max_new_tokens": 1200,
-    "clone.max_new_tokens": 990,
-    "min_audio_frames": 1,
-    "use_random_voice": False,
-    "fade_out": 0.05,  # seconds at the end
-    "classic.fade_out": 0.0,
-    "clone.fade_out": 0.0,
-    "noise": True,  # the codec's, drawn from the seed
-    "codec_schedule": "exact",
-    "chunk_frames": 4,
-    "split_letters": 180,  # 14 s of speech are the most that 1200 tokens hold
-    "runaway_seconds": 3.0,
-    "runaway_seconds_per_letter": 0.25,
-}
 VOICES = [f"EN_B00000_S{10 * i:05d}" for i in range(12)]  # upstream's DEFAULT_SPEAKERS
 REFERENCE_SECONDS = 30  # a longer recording fills the context that is left for speech, and clones no better
 
@@ -130,7 +104,7 @@ def job(
         root=root,
         section=Section(config.context, REFERENCE_SECONDS, snac.section(speech)),
         tokens=table,
-        sampling=SAMPLING | {"top_k": _top_k(generation)},
+        sampling={"top_k": _top_k(generation)},
         voices=VOICES,
         files={"tokenizer.json": tokenizer_file},
         golden=_golden,

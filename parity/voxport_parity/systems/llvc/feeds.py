@@ -16,6 +16,7 @@ from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
 from voxport.systems.llvc.converter import Converter
+from voxport.systems.llvc.stream import Stream
 from voxport_parity.systems.llvc import stages
 from voxport_parity.systems.llvc.waves import INPUT, waves
 from voxport_parity.trace import Golden, Trace
@@ -102,7 +103,7 @@ def _converted(
         yield wave.name, stream.convert(wave.samples) if pieces is None else _piecewise(stream, wave.samples, pieces)
 
 
-def _piecewise(stream: Converter, samples: Array, rng: np.random.Generator) -> Array:
+def _piecewise(stream: Stream, samples: Array, rng: np.random.Generator) -> Array:
     out, at = [], 0
     while at < len(samples):
         size = int(rng.choice(PIECES))

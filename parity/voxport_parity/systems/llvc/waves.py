@@ -12,7 +12,7 @@ import numpy as np
 
 from voxport.audio import files
 from voxport.graphs.session import Array
-from voxport.systems.llvc.converter import Mode
+from voxport.systems.llvc.stream import Mode
 from voxport_parity.trace import Golden
 
 INPUT = "audio.input_16k"

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from voxport.audio import files
+from voxport.audio.resample import resample_reference
 from voxport.bundle import Bundle
 from voxport.codecs import codec12hz
 from voxport.graphs.session import Array
 from voxport.systems.qwen3tts.section import Section
+from voxport.systems.qwen3tts.xvector import speaker_mel
 from voxport_parity.reference import taps_of
 from voxport_parity.trace import Golden, Trace
 
@@ -27,10 +29,11 @@ def reference(bundle: Bundle, golden: Golden) -> Trace:
     if not file.is_file():
         return Trace()
     source, rate = files.read(file)
-    samples = codec12hz.reference(source, rate)
+    samples = resample_reference(source, rate, bundle.manifest.sample_rate)
     outputs: Trace = {"ref.wav_src": source, "ref.wav_24k": samples}
-    if "speaker_encode" in bundle.manifest.stages:
-        mel = codec12hz.speaker_mel(samples)
+    encoder = bundle.section(Section).speaker_encoder
+    if encoder is not None:
+        mel = speaker_mel(resample_reference(source, rate, encoder.rate), encoder.rate)
         session = bundle.session("speaker_encode")
         outputs["spk.mel"] = mel.T[None]
         outputs["spk.embedding"] = session(session.start(), mel=mel)[0]["embedding"]
@@ -59,7 +62,7 @@ def decoded(bundle: Bundle, golden: Golden) -> Trace:
     """The decoder alone: the golden's probe, layer by layer; a whole run's codes at once and in upstream's chunks."""
     tensors = golden.tensors
     section, session = bundle.section(Section), bundle.session("codec_decode")
-    decoder = codec12hz.Decoder(session, section.codes)
+    decoder = codec12hz.Codec(session, section.codes)
     outputs = Trace()
     if PROBE in tensors:
         outputs["dec.probe_wav"] = decoder.decode(tensors[PROBE][0].T)[None, None]

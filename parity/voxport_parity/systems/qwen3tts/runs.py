@@ -15,7 +15,8 @@ from voxport.speech.sampler import Sampling
 from voxport.systems.qwen3tts.lm import Row, Rule
 from voxport.systems.qwen3tts.prompt import Prompt
 from voxport.systems.qwen3tts.request import Request
-from voxport.systems.qwen3tts.speaker import Speaker, stranger
+from voxport.systems.qwen3tts.speaker import Speaker
+from voxport.systems.qwen3tts.voice import synthetic_voice
 from voxport_parity.reference import taps_of
 from voxport_parity.trace import Golden, Trace
 
@@ -39,9 +40,11 @@ def runs(speaker: Speaker, golden: Golden) -> "Iterator[Run]":
         if ref_audio is not None and golden.folder is not None:
             ref_audio = golden.folder / ref_audio
         if ref_audio is None and voice is None:
-            voice = stranger(speaker)
+            voice = synthetic_voice(speaker.requests.listener(), speaker.sample_rate)
         settings["parse_special"] = True
-        request = speaker.requests.of(voice, language, None, ref_audio, ref_text, 0, False, settings)
+        request = speaker.requests.request(
+            voice=voice, language=language, ref_audio=ref_audio, ref_text=ref_text, options=settings
+        )
         # upstream's wrapper drops the instruct of a 0.6B model; the golden was made below it
         yield Run(name, speaker, replace(request, instruct=instruct or ""), text, golden)
 
@@ -60,7 +63,7 @@ class Run:
         """As `say` makes it. `pieces`: cuts what goes in and what comes out."""
         prompt, outputs = self._prompt(pieces)
         model, rule = self.speaker.model, self.request.rule
-        most = int(self.request.chosen["max_new_tokens"])
+        most = int(self.request.settings["max_new_tokens"])
         if self._has("talker_tokens"):  # one more would be wrong already; caches for it all take the nets' time
             most = min(most, len(self.golden.tensors[f"{self.name}.talker_tokens"]) + 1)
         steps: Steps = {"talker": [], "choice": [], "predictor": []}
@@ -143,12 +146,12 @@ class Run:
 
     def _audio(self, codes: Array, pieces: np.random.Generator | None) -> Iterator[Array]:
         if pieces is None:
-            yield from self.speaker.audio(codes, self.request)
+            yield from self.speaker.decode(codes, self.request)
             return
-        stream, at = self.speaker.after(self.request.spoken), 0
+        stream, at = self.speaker.stream(self.request.reference), 0
         while at < len(codes):
             size = int(pieces.integers(0, 6))
-            yield stream.push(codes[at : at + size])
+            yield stream.feed(codes[at : at + size])
             at += size
 
     def _has(self, name: str) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.codecs import snac
+from voxport.codecs.noise import from_arrays
 from voxport.graphs.session import Array
 from voxport.systems.vyvo.speaker import Speaker
 from voxport_parity.reference import taps_of
@@ -89,7 +90,7 @@ def audio(speaker: Speaker, tensors: Trace, pieces: np.random.Generator | None =
 
     def play(group: str, schedule: snac.Schedule = "exact") -> Array:
         codes = codec.interleave(levels(tensors, group, len(codec.strides))).reshape(-1)
-        stream = codec.stream(snac.given(noise(tensors, group, len(codec.rates))), schedule)
+        stream = codec.stream(from_arrays(noise(tensors, group, len(codec.rates))), schedule)
         cuts = np.cumsum(np.empty(0, np.int64) if pieces is None else pieces.integers(0, 12, len(codes)))
         fed = [stream.feed(piece) for piece in np.split(codes, np.minimum(cuts, len(codes)))]
         return np.concatenate([*fed, stream.flush()])
@@ -97,10 +98,10 @@ def audio(speaker: Speaker, tensors: Trace, pieces: np.random.Generator | None =
     if _complete(speaker, tensors, GROUP):
         yield f"{GROUP}.wav", play(GROUP).reshape(1, 1, -1)
         yield "stream.window_chunks", play(GROUP, "orpheus").reshape(-1, 1, frame)
-        chosen = speaker.plan(None, True, {"chunk_frames": 4 if pieces is None else 1}).chosen
+        chosen = speaker.request(None, True, {"chunk_frames": 4 if pieces is None else 1}).settings
         codes = codec.interleave(levels(tensors, GROUP, len(codec.strides)))
-        draws = snac.given(noise(tensors, GROUP, len(codec.rates)))
-        faded = np.concatenate(list(speaker.decoded(codes, chosen, draws)))
+        draws = from_arrays(noise(tensors, GROUP, len(codec.rates)))
+        faded = np.concatenate(list(speaker.decode(codes, chosen, draws)))
         yield f"{GROUP}.wav_faded_tail", faded[-frame:].reshape(1, 1, -1)
     for name in tensors:
         group = name.removesuffix(".wav")

@@ -12,9 +12,9 @@ import numpy as np
 
 from voxport.graphs.session import Array
 from voxport.speech.sampler import Sampling
-from voxport.systems.vyvo.format import Voice
 from voxport.systems.vyvo.lm import Grammar
 from voxport.systems.vyvo.speaker import Speaker
+from voxport.systems.vyvo.voice import Voice
 from voxport_parity.systems.vyvo.texts import Texts, padded
 from voxport_parity.trace import Golden, Trace
 
@@ -57,11 +57,11 @@ def runs(speaker: Speaker, golden: Golden, texts: Texts) -> Iterator[Run]:
         rows, voice = said
         noted = {k: v for k, v in note.get("settings", {}).items() if k in SETTINGS}
         settings = {"max_new_tokens": tokens.shape[1]} | noted
-        plan = speaker.plan(voice, True, settings)
+        plan = speaker.request(voice, True, settings)
         if plan.grammar is not None and tuple(tokens[0, : len(plan.grammar.forced)]) != plan.grammar.forced:
-            plan = speaker.plan(voice, True, settings | {"constrained_decoding": False})
+            plan = speaker.request(voice, True, settings | {"constrained_decoding": False})
         prompts = [speaker.prompt(text, voice, "current") for text in rows]
-        limit, uniforms = int(plan.chosen["max_new_tokens"]), golden.tensors.get(f"{name}.u")
+        limit, uniforms = int(plan.settings["max_new_tokens"]), golden.tensors.get(f"{name}.u")
         yield Run(name, rows, voice, prompts, settings, plan.sampling, plan.grammar, limit, tokens, uniforms)
 
 
@@ -109,7 +109,7 @@ def codes(speaker: Speaker, tokens: Array) -> list[Array]:
     ended = np.flatnonzero(spoken == form.end)
     spoken = spoken[: ended[0]] if len(ended) else spoken
     whole = spoken[: len(spoken) // form.frame * form.frame]
-    return speaker.codec.deinterleave(form.frames(whole).reshape(-1))
+    return speaker.codec.deinterleave(form.ids_to_codes(whole).reshape(-1))
 
 
 def forced(speaker: Speaker, run: Run) -> Trace:

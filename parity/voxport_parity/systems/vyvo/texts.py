@@ -5,10 +5,12 @@ from functools import cached_property
 
 import numpy as np
 
+from voxport.audio import files
+from voxport.audio.resample import resample_reference
 from voxport.graphs.session import Array
-from voxport.speech.speech import recording
-from voxport.systems.vyvo.format import Dialect, Voice
+from voxport.systems.vyvo.format import Dialect
 from voxport.systems.vyvo.speaker import Speaker
+from voxport.systems.vyvo.voice import Voice
 from voxport_parity.trace import Golden, Trace
 
 Said = tuple[list[str], str | Voice | None]  # the text of every row, and the voice that says them
@@ -46,7 +48,9 @@ class Texts:
     @cached_property
     def recording(self) -> Array | None:
         """The recording at the codec's rate, float32 [n]; None without one."""
-        return None if self._reference is None else self._speaker.resampled(*recording(self._reference))
+        if self._reference is None:
+            return None
+        return resample_reference(*files.read(self._reference), self._speaker.sample_rate)
 
     @cached_property
     def _reference(self) -> str | None:

@@ -1,76 +1,37 @@
-"""LLVC voice conversion, streaming: any voice in, the checkpoint's one voice out (docs/systems/llvc.md 4).
+"""LLVC voice conversion: any voice in, the checkpoint's one voice out (docs/systems/llvc.md 4).
 
-Three modes, one path. The stream is cut into chunks of `chunk` samples (13 ms in the releases) and every chunk goes
-through `prenet` (when the bundle has one) and `convert`:
-
-    exact     sample-aligned streaming: equal to `offline` on every full chunk, whatever the chunk factor
-    upstream  upstream's streaming, quirks included: the first hop is lost and the pre-net sees the overlap twice
-    offline   upstream's whole-file result: as exact, but past the end of the file the decoder sees zero frames
-
-Output sample i belongs to input sample i. Latency is `chunk_factor` chunks and one hop of look-ahead.
+voice = voxport.load(bundle)
+stream = voice.stream()
+out = stream.feed(samples)          # float32 in [-1, 1], any number
+out = stream.flush()
 """
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from voxport import draws
-from voxport.audio.resample import Resampler
 from voxport.bundle import Bundle
-from voxport.graphs.session import Array, Session, State
+from voxport.graphs.session import Array
 from voxport.systems.llvc.section import Section
-
-Mode = Literal["exact", "upstream", "offline"]
-
-OFFLINE_CHUNKS = 32  # chunks per step without a listener: bounds memory for files of any length
+from voxport.systems.llvc.stream import Graphs, Mode, Stream
 
 
 class Converter:
-    """One stream of audio through a bundle's graphs. `stream()` opens further ones over the same graphs."""
+    """The opened model. Any number of threads may open streams, each for one thread at a time."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         """`threads`: 1 is right for chunks of 13 ms, whose matrices are too small to share."""
         stages, threads = bundle.manifest.stages, threads or 1
         self.bundle = bundle
-        self._prenet = bundle.session("prenet", threads) if "prenet" in stages else None
-        self._convert = bundle.session("convert", threads)
-        self._open("exact", 1, None)
-
-    def stream(self, mode: Mode = "exact", chunk_factor: int = 1, rate: int | None = None) -> "Converter":
-        """An independent stream over the same graphs.
-
-        `chunk_factor`: chunks per step (offline ignores it); `rate`: of the samples to be fed, in Hz (default: the
-        bundle's). Raises ValueError for an unknown mode, and for streaming a model without look-ahead.
-        """
-        other = object.__new__(Converter)
-        other.bundle, other._prenet, other._convert = self.bundle, self._prenet, self._convert
-        other._open(mode, chunk_factor, rate)
-        return other
-
-    def _open(self, mode: Mode, chunk_factor: int, rate: int | None) -> None:
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode {mode!r} is not one of {', '.join(get_args(Mode))}")
-        if chunk_factor < 1:
-            raise ValueError(f"chunk factor {chunk_factor}: wanted 1 or more chunks per step")
-        self.mode, self.chunk_factor = mode, OFFLINE_CHUNKS if mode == "offline" else chunk_factor
-        self.rate = rate or self.sample_rate
-        self._hop = self.bundle.section(Section).hop
-        shapes = {t.name: t.shape for t in (*self._convert.stage.inputs, *self._convert.stage.state)}
-        self._chunk = int(shapes["audio"][1])
-        self._context = int(shapes["context"][0]) if "context" in shapes else 0
-        # Where a step's context comes from: the graph's state, or (upstream) the raw samples before the chunk.
-        self._overlap = self._context if mode == "upstream" else 0
-        self._block = self.chunk_factor * self._chunk
-        self._raw = np.zeros(self._context + self._block, np.float32)
-        self._filtered = np.zeros_like(self._raw)
-        if mode == "upstream" and self._block < self._context:
-            raise ValueError(
-                f"upstream mode needs steps of {self._context} samples or more; "
-                f"raise the chunk factor above {chunk_factor}"
-            )
-        self._frames = np.zeros(1, np.int64)
-        self.reset()
+        self._graphs = Graphs(
+            str(bundle.path),
+            bundle.session("prenet", threads) if "prenet" in stages else None,
+            bundle.session("convert", threads),
+            bundle.manifest.sample_rate,
+            bundle.section(Section).hop,
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -78,148 +39,37 @@ class Converter:
         return self.bundle.manifest.sample_rate
 
     @property
-    def latency(self) -> int:
-        """Samples at `sample_rate` that must follow a sample before its step can run."""
-        return self._block + self._context // 2
+    def clock(self) -> None:
+        """There is no language model whose steps could be timed."""
+        return None
 
-    def reset(self) -> None:
-        """Forgets everything fed so far."""
-        self._resampler = Resampler(self.rate, self.sample_rate)
-        self._states = {s.stage.name: s.start() for s in (self._prenet, self._convert) if s is not None}
-        self._received = self._emitted = 0
-        # exact and offline: one hop of zeros leads, and the first two hops only fill the context.
-        # upstream: the context starts as zeros, and the first hop of the audio is dropped.
-        self._primed = self.mode == "upstream" or not self._context
-        self._skip = self._hop if self.mode == "upstream" else 0
-        self._fill = self._overlap if self._primed else self._hop
-        self._raw[: self._context] = 0
+    def stream(self, mode: Mode = "exact", chunk_factor: int = 1, rate: int | None = None) -> Stream:
+        """An independent stream.
 
-    def feed(self, samples: Array) -> Array:
-        """samples float32 [n] at `rate` -> converted float32 [m] at `sample_rate`: all that is ready, maybe none."""
-        self._refuse_unstreamable()
-        return self._push(self._resampler.feed(_checked(samples)))
-
-    def flush(self) -> Array:
-        """Ends the stream: the rest of the output, so that it is as long as the input. Then the stream starts anew."""
-        self._refuse_unstreamable()
-        ready = self._push(self._resampler.flush())
-        rest = self._drain()
-        self.reset()
-        return np.concatenate((ready, rest))
+        `chunk_factor`: chunks per step (offline ignores it); `rate`: of the samples to be fed, in Hz (default: the
+        bundle's). Raises ValueError for an unknown mode, and for streaming a model without look-ahead.
+        """
+        return Stream(self._graphs, mode, chunk_factor, rate or self.sample_rate)
 
     def convert(self, samples: Array) -> Array:
-        """A whole signal at once: float32 [n] -> float32 [n] (at equal rates)."""
-        return np.concatenate((self.feed(samples), self.flush()))
-
-    def _refuse_unstreamable(self) -> None:
-        if not self._context and self.mode != "offline":
-            raise ValueError(
-                f"{self.bundle.path}: a model without look-ahead cannot be streamed "
-                "(upstream's own result is garbage); use mode 'offline'"
-            )
-
-    def _push(self, samples: Array) -> Array:
-        """Fills the block; runs a step whenever it is full."""
-        self._received += len(samples)
-        samples = self._skipped(samples)
-        out = np.empty(
-            (self._fill - self._overlap + len(samples)) // self._block * self._block + self._block, np.float32
-        )
-        done = at = 0
-        while at < len(samples):
-            full = self._overlap + self._block if self._primed else self._context
-            take = min(full - self._fill, len(samples) - at)
-            self._raw[self._fill : self._fill + take] = samples[at : at + take]
-            self._fill += take
-            at += take
-            if self._fill < full:
-                break
-            if self._primed:
-                done += self._step(self.chunk_factor, out[done:])
-            else:
-                self._prime()
-        self._emitted += done
-        return out[:done]
-
-    def _skipped(self, samples: Array) -> Array:
-        drop = min(self._skip, len(samples))
-        self._skip -= drop
-        return samples[drop:]
-
-    def _prime(self) -> None:
-        self._states["convert"]["context"][:] = self._filter(self._raw[: self._context])
-        self._fill, self._primed = 0, True
-
-    def _drain(self) -> Array:
-        """The output still owed (it trails the input by the look-ahead), from a block padded with zeros."""
-        left = self._received - self._emitted
-        out = np.empty(-(-left // self._chunk) * self._chunk, np.float32)
-        if len(out) and not self._primed:
-            self._raw[self._fill : self._context] = 0
-            self._prime()
-        for done in range(0, len(out), self._block):
-            self._raw[self._fill :] = 0
-            chunks = min(self._block, len(out) - done) // self._chunk
-            real = -(-(left - done) // self._hop) if self.mode == "offline" else None
-            self._step(chunks, out[done:], real)
-        return out[:left]
-
-    def _step(self, chunks: int, out: Array, frames: int | None = None) -> int:
-        """Runs `chunks` chunks of the block into the front of `out`; returns the number of samples written.
-
-        `frames`: how many frames are real (default: all).
-        """
-        size = chunks * self._chunk
-        end = self._overlap + size
-        audio = self._filter(self._raw[:end])
-        if self._overlap:
-            self._states["convert"]["context"][:] = audio[: self._overlap]
-            audio = audio[self._overlap :]
-            self._raw[: self._overlap] = self._raw[end - self._overlap : end]
-        self._frames[0] = size // self._hop if frames is None else frames  # more than there are means all
-        self._states["convert"] = self._run(
-            self._convert,
-            into={"converted": out[:size].reshape(chunks, -1)},
-            audio=audio.reshape(chunks, -1),
-            frames=self._frames,
-        )
-        self._fill = self._overlap
-        return size
-
-    def _filter(self, raw: Array) -> Array:
-        """Raw samples through the pre-net, if there is one."""
-        if self._prenet is None:
-            return raw
-        filtered = self._filtered[: len(raw)]
-        self._states["prenet"] = self._run(self._prenet, into={"filtered": filtered}, audio=raw)
-        return filtered
-
-    def _run(self, session: Session, into: dict[str, Array], **inputs: Array) -> State:
-        return session(self._states[session.stage.name], into=into, **inputs)[1]
+        """A whole signal at once, in exact mode: float32 [n] -> float32 [n]."""
+        return self.stream().convert(samples)
 
     def workload(self, seconds: float, chunk_factor: int = 1) -> Iterator[Array]:
         """A live stream for benchmarks: noise in exact mode, one chunk in, one chunk out."""
-        mode: Mode = "exact" if self._context else "offline"
+        mode: Mode = "exact" if self._graphs.context else "offline"
         stream = self.stream(mode, chunk_factor)
-        size = stream._block
+        size = stream.block
         for step in range(max(1, round(seconds * self.sample_rate / size))):
             yield stream.feed(0.1 * draws.normals(0, "workload", step, (size,)))
         yield stream.flush()
 
     def rehearse(self) -> dict[str, Array]:
         """A fixed noisy signal of 5.5 chunks through every mode the model offers: what `golden/` holds, by mode."""
-        length = 11 * self._chunk // 2
+        chunk, context = self._graphs.chunk, self._graphs.context
+        length = 11 * chunk // 2
         t = np.arange(length) / self.sample_rate
         signal = 0.3 * np.sin(2 * np.pi * 150 * t * (1 + t)) + 0.1 * draws.normals(0, "rehearsal", 0, (length,))
-        modes: tuple[Mode, ...] = get_args(Mode) if self._context else ("offline",)
-        factor = -(-self._context // self._chunk) or 1  # the smallest step that upstream's streaming can take
+        modes: tuple[Mode, ...] = get_args(Mode) if context else ("offline",)
+        factor = -(-context // chunk) or 1  # the smallest step that upstream's streaming can take
         return {mode: self.stream(mode, factor).convert(signal.astype(np.float32)) for mode in modes}
-
-
-def _checked(samples: Array) -> Array:
-    samples = np.asarray(samples)
-    if samples.ndim != 1 or samples.dtype.kind != "f":
-        raise ValueError(f"wanted float samples [n] in [-1, 1], got {samples.dtype}{list(samples.shape)}")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"sample {int(np.argmin(np.isfinite(samples)))} is not a number (NaN or infinite)")
-    return samples.astype(np.float32, copy=False)

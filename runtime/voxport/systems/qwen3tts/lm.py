@@ -13,9 +13,10 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array, Session
+from voxport.speech.limits import END, LIMIT
 from voxport.speech.rows import Rows, Stopwatch
 from voxport.speech.sampler import Sampling
-from voxport.speech.speech import END, LIMIT, Settings
+from voxport.speech.settings import Settings
 from voxport.systems.qwen3tts.prompt import Prompt
 from voxport.systems.qwen3tts.section import Section
 

@@ -1,134 +1,170 @@
-"""What is asked of Qwen3-TTS, checked against what the variant can do, before anything is made."""
+"""What one call of Qwen3-TTS is asked for, checked against what the variant can do, before anything is generated."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import cast
+from pathlib import Path
 
 import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.codecs.codec12hz import PIECE
 from voxport.graphs.session import Array
-from voxport.manifest import Setting
-from voxport.speech.speech import Settings, settings
+from voxport.speech import limits, longtext
+from voxport.speech.settings import SAMPLING, Schema, Setting, Settings, Value, parse
+from voxport.speech.voices import Voice as AnyVoice
+from voxport.speech.voices import check_reference, find
 from voxport.systems.qwen3tts.lm import Rule
 from voxport.systems.qwen3tts.prompt import Prompts
 from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.text import Words
 from voxport.systems.qwen3tts.voice import Listener, Voice
 
-# Settings upstream does not have; its own stand in the manifest.
-OWN: Settings = {
-    "codec_schedule": "exact",  # or upstream: all at the end, in chunks of 300 frames that see 25 before them
-    "first_chunk_frames": 1,
-    "chunk_frames": PIECE,
-    "parse_special": False,  # upstream's: special tokens in the text are not plain text
-    "fix_mistral_regex": False,  # upstream's, when it loads from a local folder
-    "split_letters": 400,  # text.weight of a piece of long text: half a minute; quality falls in long generations
-    "split_pause": 0.2,  # seconds of silence between such pieces
-    "runaway_seconds": 3.0,
-    "runaway_seconds_per_letter": 0.25,
-    "retries": 2,
-}
-LEAST = {"max_new_tokens": 1, "first_chunk_frames": 1, "chunk_frames": 1} | dict.fromkeys(
-    ("min_new_tokens", "split_letters", "split_pause", "runaway_seconds", "runaway_seconds_per_letter", "retries"), 0
-)
+Name = str | os.PathLike[str]
 
-Named = str | Voice | None
+_STORED = {name: replace(setting, from_checkpoint=True) for name, setting in SAMPLING.items()}
+
+# Every setting of `say` by upstream's name. Those of upstream have their defaults in the manifest.
+SCHEMA: Schema = {
+    **_STORED,
+    **limits.SETTINGS,
+    **longtext.SETTINGS,  # split_letters 400: half a minute; quality falls in long generations
+    **{f"subtalker_{name}": _STORED[name] for name in ("temperature", "top_k", "top_p")},
+    "do_sample": Setting(True, from_checkpoint=True),
+    "subtalker_dosample": Setting(True, from_checkpoint=True),
+    "max_new_tokens": replace(limits.SETTINGS["max_new_tokens"], from_checkpoint=True),
+    "min_new_tokens": Setting(2, from_checkpoint=True),
+    "non_streaming_mode": Setting(True, from_checkpoint=True),
+    "x_vector_only_mode": Setting(False, from_checkpoint=True),  # Base only
+    "codec_schedule": Setting("exact", choices=("exact", "upstream")),  # upstream: at the end, in chunks (codec12hz)
+    "first_chunk_frames": Setting(1, 1),
+    "chunk_frames": Setting(PIECE, 1),
+    "parse_special": Setting(False),  # upstream's: special tokens in the text are not plain text
+    "fix_mistral_regex": Setting(False),  # upstream's, when it loads from a local folder
+}
 
 
 @dataclass(frozen=True)
 class Request:
     """One call of `say`: its settings, and who says it how."""
 
-    chosen: Settings
+    settings: Settings
     rule: Rule
     words: Words
-    voice: Named
+    voice: str | Voice | None
     language: str | None
     instruct: str
     seed: int
     limited: bool  # max_new_tokens was given and has upstream's meaning
 
     @property
-    def free(self) -> bool:
+    def guarded(self) -> bool:
         """The runaway guard acts: something is left to chance, and nobody asked for upstream's length."""
         return self.rule.draws and not self.limited
 
     @property
-    def spoken(self) -> Array | None:
-        """The codes the speech goes on from (in-context cloning), [frames, books]."""
-        cloned = isinstance(self.voice, Voice) and not self.chosen["x_vector_only_mode"]
-        return cast(Voice, self.voice).codes if cloned else None
+    def reference(self) -> Array | None:
+        """The codes int64 [frames, books] that the speech goes on from (in-context cloning)."""
+        in_context = isinstance(self.voice, Voice) and not self.settings["x_vector_only_mode"]
+        return self.voice.codes if in_context and isinstance(self.voice, Voice) else None
 
 
 class Requests:
-    """Makes a Request of every call; ValueError in one line says what this variant wants instead."""
+    """Makes a Request of every call; ValueError in one line says what this variant wants instead.
 
-    def __init__(self, bundle: Bundle, prompts: Prompts, listener: Callable[[], Listener]) -> None:
-        """`prompts` knows the names; `listener` hears recordings, and is made when there is one."""
-        self._bundle, self._prompts, self._listener = bundle, prompts, listener
-        self.words = cache(lambda parse, fix: Words(bundle.path / "tokenizer.json", parse, fix))
+    Any number of threads may use it at once.
+    """
+
+    def __init__(self, bundle: Bundle, prompts: Prompts, threads: int) -> None:
+        """`prompts` knows the names; `threads`: of the graphs that hear recordings."""
+        self._bundle, self._prompts = bundle, prompts
+        self._section = bundle.section(Section)
+        self._lock = threading.Lock()  # what is loaded at first use is loaded once
+        self._listener = cache(lambda: Listener(bundle, threads))
+        self._words = cache(lambda special, fix: Words(bundle.path / "tokenizer.json", special, fix))
         self._clones = "speaker_encode" in bundle.manifest.stages
         self.model = f"{bundle.path.name} (Qwen3-TTS {bundle.manifest.variant})"
 
-    def of(
+    def listener(self) -> Listener:
+        """What hears recordings; its graphs are loaded when there is one."""
+        with self._lock:
+            return self._listener()
+
+    def words(self, parse_special: bool, fix_mistral_regex: bool) -> Words:
+        """One way to read text."""
+        with self._lock:
+            return self._words(parse_special, fix_mistral_regex)
+
+    def request(
         self,
-        voice: Named,
-        language: str | None,
-        instruct: str | None,
-        ref_audio: str | os.PathLike[str] | None,
-        ref_text: str | None,
-        seed: int,
-        greedy: bool,
-        given: dict[str, Setting],
+        *,
+        voice: Name | AnyVoice | None = None,
+        language: str | None = None,
+        instruct: str | None = None,
+        ref_audio: str | os.PathLike[str] | None = None,
+        ref_text: str | None = None,
+        seed: int = 0,
+        greedy: bool = False,
+        options: Mapping[str, Value] | None = None,
         whole: bool = True,
     ) -> Request:
-        """`whole`: the text is all there; if not, it goes in as it comes unless `given` says otherwise."""
-        manifest, section = self._bundle.manifest, self._bundle.section(Section)
-        defaults = OWN | {"min_new_tokens": section.least_tokens} | manifest.sampling
-        chosen = settings(defaults, [], ({} if whole else {"non_streaming_mode": False}) | given)
-        for name, least in LEAST.items():
-            if not float(chosen[name]) >= least:
-                raise ValueError(f"{name} {chosen[name]}: wanted {least} or more")
-        if chosen["codec_schedule"] not in ("exact", "upstream"):
-            raise ValueError(f"codec_schedule {chosen['codec_schedule']!r} is not one of exact, upstream")
-        speaker = self._speaker(voice, ref_audio, ref_text, bool(chosen.get("x_vector_only_mode")))
+        """`whole`: the text is all there; if not, it goes in as it comes unless `options` say otherwise."""
+        options = dict(options or {})
+        manifest = self._bundle.manifest
+        stored = {"min_new_tokens": self._section.least_tokens} | manifest.sampling
+        settings = parse(SCHEMA, stored, ({} if whole else {"non_streaming_mode": False}) | options)
+        x_vector_only = bool(settings.get("x_vector_only_mode", False))
+        speaker = self._speaker(voice, ref_audio, ref_text, x_vector_only)
         self._prompts.language(language, speaker if isinstance(speaker, str) else None)
-        heard = (instruct or "").strip() and section.instruct
-        words = self.words(chosen["parse_special"], chosen["fix_mistral_regex"])
-        rule, limited = Rule.of(chosen, greedy), "max_new_tokens" in given
-        return Request(chosen, rule, words, speaker, language, instruct if heard and instruct else "", seed, limited)
+        follows = self._section.instruct and bool((instruct or "").strip())
+        words = self.words(bool(settings["parse_special"]), bool(settings["fix_mistral_regex"]))
+        return Request(
+            settings,
+            Rule.of(settings, greedy),
+            words,
+            speaker,
+            language,
+            instruct or "" if follows else "",
+            seed,
+            "max_new_tokens" in options,
+        )
 
     def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
         """The voice of a recording."""
         if not self._clones:
             raise ValueError(f"{self.model} clones no voices; a Base model does")
-        return self._listener().enroll(path, text)
+        return self.listener().enroll(path, text)
 
     def _speaker(
-        self, voice: Named, ref_audio: str | os.PathLike[str] | None, ref_text: str | None, x_vector_only: bool
-    ) -> Named:
+        self,
+        voice: Name | AnyVoice | None,
+        ref_audio: str | os.PathLike[str] | None,
+        ref_text: str | None,
+        x_vector_only: bool,
+    ) -> str | Voice | None:
+        check_reference(voice, ref_audio, ref_text)
         if ref_audio is not None:
-            if voice is not None:
-                raise ValueError("a voice and a reference to clone: give one of them")
             if self._clones and not x_vector_only and not (ref_text or "").strip():
                 raise ValueError(
                     f"{ref_audio}: in-context cloning needs its transcript; give what is said in it with --ref-text, "
                     "or --set x_vector_only_mode=true"
                 )
             return self.enroll(ref_audio, None if x_vector_only else ref_text)
-        if ref_text is not None:
-            raise ValueError("a transcript without its recording; give --ref-audio too")
-        if isinstance(voice, str):
-            held = self._bundle.path / "voices" / f"{voice}.safetensors"
-            if voice.endswith(".safetensors") or held.is_file():
-                voice = Voice.load(held if held.is_file() else voice)
-        return self._cloned(voice, x_vector_only) if self._clones else self._own(voice)
+        speaker = self._named(voice)
+        return self._cloned(speaker, x_vector_only) if self._clones else self._own(speaker)
 
-    def _own(self, voice: Named) -> Named:
+    def _named(self, voice: Name | AnyVoice | None) -> str | Voice | None:
+        """A name, or an enrolled voice, read if it is a file."""
+        if voice is None or isinstance(voice, Voice):
+            return voice
+        if not isinstance(voice, str | os.PathLike):
+            raise ValueError("this voice was enrolled with another system; enroll the reference with this bundle")
+        found = find(voice, self._bundle.path)
+        return Voice.load(found) if isinstance(found, Path) else found
+
+    def _own(self, voice: str | Voice | None) -> str | None:
         """A speaker of the checkpoint's; "" for none. Where none is named, the first that brings no dialect along."""
         if isinstance(voice, Voice):
             raise ValueError(f"{self.model} clones no voices; a Base model does")
@@ -138,11 +174,11 @@ class Requests:
             raise ValueError(f"{self.model} has no voices of its own; describe one with --instruct")
         return self._prompts.speaker(voice) if voice else ""
 
-    def _cloned(self, voice: Named, x_vector_only: bool) -> Voice:
+    def _cloned(self, voice: str | Voice | None, x_vector_only: bool) -> Voice:
         if not isinstance(voice, Voice):
-            asked = f"knows no voice {voice!r} and " if voice else ""
+            unknown = f"knows no voice {voice!r} and " if voice else ""
             raise ValueError(
-                f"{self.model} {asked}speaks in the voice of a reference: give --ref-audio, or with --voice what "
+                f"{self.model} {unknown}speaks in the voice of a reference: give --ref-audio, or with --voice what "
                 "`voxport enroll` made"
             )
         if not x_vector_only and not voice.text:
@@ -150,8 +186,7 @@ class Requests:
                 "this voice was enrolled without a transcript; enroll it again with --ref-text, or "
                 "--set x_vector_only_mode=true"
             )
-        section = self._bundle.section(Section)
-        books, size = section.books, section.codes
+        books, size = self._section.books, self._section.codes
         codes = np.zeros((0, books)) if x_vector_only else voice.codes
         in_range = codes.shape[1] == books and ((codes >= 0) & (codes < size)).all()
         if not in_range or not np.isfinite(voice.embedding).all():

@@ -13,7 +13,6 @@ from voxport.systems.qwen3tts.prompt import Text
 TARGET = "<|im_start|>assistant\n{}<|im_end|>\n<|im_start|>assistant\n"
 REFERENCE = "<|im_start|>assistant\n{}<|im_end|>\n"
 INSTRUCT = "<|im_start|>user\n{}<|im_end|>\n"
-ROLE, AFTER, AFTER_REFERENCE = 3, 5, 2  # ids of a template before and after the text, as upstream counts them
 
 # How upstream splits words when it loads a local folder with fix_mistral_regex, which was not made for this tokenizer
 _MARKED = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -30,6 +29,11 @@ class Words:
         """`path`: tokenizer.json. ValueError when it is missing or is none."""
         self._tokens = Tokenizer(path, MISTRAL if fix_mistral_regex else None)
         self._parse = parse_special
+        # Ids of a template before and after the text: the 3, 5 and 2 that upstream cuts off, for any tokenizer
+        (before, after), (_, after_reference) = (template.split("{}") for template in (TARGET, REFERENCE))
+        self._role, self._after, self._after_reference = (
+            len(self._tokens.encode(part)) for part in (before, after, after_reference)
+        )
 
     def target(self, text: str | Iterable[str]) -> Text:
         """What is to be said, whole or piece by piece. ValueError when it is a string with nothing to say."""
@@ -39,11 +43,12 @@ class Words:
             if not text.strip():
                 raise ValueError("the text is empty; give at least one word")
             ids = self.ids(text)
-            return Text(ids[:ROLE], [ids[ROLE:-AFTER]])
+            return Text(ids[: self._role], [ids[self._role : -self._after]])
         blocks = settled(text)
         before, _ = REFERENCE.split("{}")
         first = self._encode(before, next(blocks, ""))
-        return Text(first[:ROLE], _then(first[ROLE:], (self._tokens.encode(block, False) for block in blocks)))
+        rest = (self._tokens.encode(block, False) for block in blocks)
+        return Text(first[: self._role], _then(first[self._role :], rest))
 
     def ids(self, text: str) -> list[int]:
         """The ids of the whole template around what is to be said."""
@@ -51,7 +56,7 @@ class Words:
 
     def reference(self, text: str) -> list[int]:
         """What is said in a reference."""
-        return self._ids(REFERENCE, text)[ROLE:-AFTER_REFERENCE]
+        return self._ids(REFERENCE, text)[self._role : -self._after_reference]
 
     def instruct(self, text: str) -> list[int]:
         """How it is to be said; the template belongs to it."""
@@ -80,14 +85,14 @@ def settled(pieces: Iterable[str]) -> Iterator[str]:
     A space or a mark after a letter or a digit begins a new word in either way of splitting; what follows it decides
     which, so the cut is before it. Of white space alone nothing is left.
     """
-    held, begun = "", False
+    pending, begun = "", False
     for piece in pieces:
-        held += piece
-        kinds = [unicodedata.category(char)[0] for char in held]
-        cuts = (i for i in range(len(held) - 1, 0, -1) if kinds[i - 1] in "LN" and kinds[i] in "ZPS")
+        pending += piece
+        kinds = [unicodedata.category(char)[0] for char in pending]
+        cuts = (i for i in range(len(pending) - 1, 0, -1) if kinds[i - 1] in "LN" and kinds[i] in "ZPS")
         cut = next(cuts, 0)
         if cut:
-            yield held[:cut]
-            held, begun = held[cut:], True
-    if held and (begun or held.strip()):
-        yield held
+            yield pending[:cut]
+            pending, begun = pending[cut:], True
+    if pending and (begun or pending.strip()):
+        yield pending

@@ -4,38 +4,15 @@ A dialect is what a generation of upstream's code did: `classic` before its rewr
 prompt of a cloned voice, and in how forgiving the generated ids are read. The names of the ids are upstream's.
 """
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from voxport.graphs.session import Array
-from voxport.speech.speech import load_voice, save_voice
 from voxport.systems.vyvo.lm import Grammar
 
 Dialect = Literal["current", "classic"]
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A cloned voice: what is said in the reference, and its codes int64 [frames, codes per frame] in LM order."""
-
-    text: str
-    codes: Array
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a .safetensors file."""
-        save_voice(path, "vyvo", {"codes": self.codes.astype(np.int32)}, {"text": self.text})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Voice":
-        """Reads what `save` wrote. ValueError in one line when it is not that."""
-        arrays, about = load_voice(path, "vyvo")
-        if set(arrays) != {"codes"} or arrays["codes"].ndim != 2 or "text" not in about:
-            raise ValueError(f"{path}: not a voice of this version; enroll the reference again")
-        return cls(about["text"], arrays["codes"].astype(np.int64))
 
 
 class Format:
@@ -56,8 +33,8 @@ class Format:
         ids = self.ids
         before = [ids["START_OF_AI"]] + ([ids["START_OF_SPEECH"]] if dialect == "current" else [])
         after = [] if dialect == "current" else [ids["START_OF_AI"]]
-        spoken = self.spoken(codes)
-        return [*self.plain(reference), *before, *spoken, self.end, ids["END_OF_AI"], *self.plain(text), *after]
+        speech = self.codes_to_ids(codes)
+        return [*self.plain(reference), *before, *speech, self.end, ids["END_OF_AI"], *self.plain(text), *after]
 
     def grammar(self, clone: bool, dialect: Dialect, least: int) -> Grammar:
         """What may follow a prompt. A classic clone prompt ends in START_OF_AI, and knows no START_OF_SPEECH."""
@@ -65,7 +42,7 @@ class Format:
         forced = () if bare else (self.ids["START_OF_AI"], self.ids["START_OF_SPEECH"])
         return Grammar(forced, self.starts, self.size, least)
 
-    def spoken(self, codes: Array) -> list[int]:
+    def codes_to_ids(self, codes: Array) -> list[int]:
         """codes [frames, frame], each 0 .. size - 1 -> ids. ValueError when a code is none."""
         if codes.ndim != 2 or codes.shape[1] != self.frame or ((codes < 0) | (codes >= self.size)).any():
             raise ValueError(
@@ -75,12 +52,12 @@ class Format:
         ids: list[int] = (codes + np.array(self.starts)).reshape(-1).tolist()
         return ids
 
-    def frames(self, spoken: Array) -> Array:
+    def ids_to_codes(self, ids: Array) -> Array:
         """Ids int64 [n], whole frames -> codes [frames, frame]; out of 0 .. size - 1 where an id is out of place."""
-        codes: Array = spoken.reshape(-1, self.frame) - np.array(self.starts)
+        codes: Array = ids.reshape(-1, self.frame) - np.array(self.starts)
         return codes
 
-    def read(self, generated: Array, clone: bool, dialect: Dialect, strict: bool) -> Array:
+    def parse_generation(self, generated: Array, clone: bool, dialect: Dialect, strict: bool) -> Array:
         """The codes int64 [frames, frame] in a complete generation. ValueError says why there are none.
 
         current: between the last START_OF_SPEECH and the END_OF_SPEECH after it; `strict` wants both, and whole frames.
@@ -103,14 +80,14 @@ class Format:
             raise ValueError(f"strict: the model did not end within {len(generated)} speech ids")
         if strict and dialect == "current" and len(generated) % self.frame:
             raise ValueError(f"strict: {len(generated)} speech ids are not whole frames of {self.frame}")
-        codes = self.frames(generated[: len(generated) // self.frame * self.frame])
+        codes = self.ids_to_codes(generated[: len(generated) // self.frame * self.frame])
         wrong = ((codes < 0) | (codes >= self.size)).reshape(-1)
         if wrong.any() or not len(codes):
             at = f"speech id {int(np.argmax(wrong))} is out of place" if len(codes) else "less than one frame"
             raise ValueError(f"the model did not speak: {at}")
         return codes
 
-    def codes(self, array: Array) -> Array:
+    def load_codes(self, array: Array) -> Array:
         """What `tokenize` or `--save-tokens` wrote, int [n] -> codes [frames, frame]. ValueError when it is neither."""
         flat = np.asarray(array).reshape(-1)
         if flat.dtype.kind not in "iu":
@@ -121,11 +98,11 @@ class Format:
             if ((codes >= 0) & (codes < self.size)).all():
                 return codes
         try:
-            return self.read(flat, clone=True, dialect="classic", strict=False)
+            return self.parse_generation(flat, clone=True, dialect="classic", strict=False)
         except ValueError as error:
             raise ValueError(f"neither tokens of `tokenize` nor of `say`: {error}") from None
 
-    def coded(self, codes: Array) -> Array:
+    def offset_codes(self, codes: Array) -> Array:
         """codes [frames, frame] -> int64 [n], each place in a range of its own: ids counted from AUDIO_TOKENS_START."""
         flat: Array = (codes + self.size * np.arange(self.frame)).reshape(-1)
         return flat

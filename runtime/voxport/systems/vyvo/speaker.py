@@ -1,4 +1,4 @@
-"""VyvoTTS: text -> language model -> SNAC codes -> speech, each while the one before still runs (docs/systems/vyvo.md).
+"""VyvoTTS: text -> language model -> SNAC codes -> speech, each while the one before runs (docs/systems/vyvo.md).
 
     voice = voxport.load(bundle)
     for chunk in voice.say("Hello there.", seed=0):   # chunk.samples, chunk.sample_rate
@@ -6,64 +6,51 @@
     friend = voice.enroll("friend.wav", "what is said in it")
     speech = voice.say("Hello there.", voice=friend)
 
-Settings carry upstream's names; their defaults stand in the manifest. With `constrained_decoding` only the logits of
-ids that the grammar allows are computed, which is exactly upstream's mask, and audio leaves while tokens still come.
-Without it (the classic dialect's default), or with `strict`, ids are read when all are there, as upstream does.
+Settings carry upstream's names (request.py). With `constrained_decoding` only the logits of ids that the grammar allows
+are computed, which is exactly upstream's mask, and audio leaves while tokens still come. Without it (the classic
+dialect's default), or with `strict`, ids are read when all are there, as upstream does.
 
-Runaway guard: without `greedy` and `max_new_tokens`, speech longer than `runaway_seconds` plus
-`runaway_seconds_per_letter` for each letter (text.weight) is cut; `stopped` says so, and what was made is kept.
+Long text is said in pieces of `split_letters` letters, and speech that never ends is cut (speech/limits.py): `stopped`
+says so, and what was made is kept. With `stream=False` nothing is handed out before a piece of the text is whole, and
+one that was cut is said again with other draws.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-import soxr
 
 from voxport import draws
+from voxport.audio.resample import resample_reference
 from voxport.bundle import Bundle
 from voxport.codecs import snac
+from voxport.codecs.noise import Noise
 from voxport.graphs.session import Array
-from voxport.manifest import Setting
-from voxport.speech.chunks import growing
-from voxport.speech.sampler import Sampling
-from voxport.speech.speech import CONTEXT, END, LIMIT, RUNAWAY, SENTENCE, Settings, Speech, recording, settings
-from voxport.speech.text import Tokenizer, pieces, weight
-from voxport.systems.vyvo.format import Dialect, Format, Voice
-from voxport.systems.vyvo.lm import Grammar, LanguageModel
+from voxport.speech.limits import END, LIMIT, Limit, guarded_frames, smallest
+from voxport.speech.longtext import Piece, address, retried, split, spoken, spoken_letters
+from voxport.speech.rows import Stopwatch
+from voxport.speech.settings import Settings, Value
+from voxport.speech.speech import SENTENCE, Ended, Events, Speech, Token, Warned
+from voxport.speech.text import Tokenizer
+from voxport.speech.voices import Voice as AnyVoice
+from voxport.speech.voices import check_reference, enrolled, find, recording
+from voxport.systems.vyvo import audio
+from voxport.systems.vyvo.format import Dialect, Format
+from voxport.systems.vyvo.lm import LanguageModel
+from voxport.systems.vyvo.request import Request, request
 from voxport.systems.vyvo.section import Section
+from voxport.systems.vyvo.voice import Voice
 
-SECONDS = ("fade_out", "runaway_seconds", "runaway_seconds_per_letter")
-LEAST = {"max_new_tokens": 1, "chunk_frames": 1} | dict.fromkeys(("min_audio_frames", "split_letters", *SECONDS), 0)
-MOST = dict.fromkeys(SECONDS, 1e9)  # counted in samples it is still a number
-
-Named = str | Voice | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one call of `say` goes."""
-
-    chosen: Settings
-    dialect: Dialect
-    clone: bool
-    sampling: Sampling
-    grammar: Grammar | None
-    greedy: bool
-    limited: bool  # max_new_tokens was given and has upstream's meaning
-
-    @property
-    def free(self) -> bool:
-        """The runaway guard acts, and long text is split."""
-        return not self.greedy and not self.limited
+Name = str | os.PathLike[str]
 
 
 class Speaker:
-    """Says text: in the checkpoint's own voice, in a voice it knows by name, or in that of a reference."""
+    """Says text: in the checkpoint's own voice, in a voice it knows by name, or in that of a reference.
+
+    Any number of threads may use it at once.
+    """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         """`threads`: default all cores up to 4; a step is bound by memory and gains nothing from more."""
@@ -83,13 +70,18 @@ class Speaker:
     @property
     def voices(self) -> list[str]:
         """Names the checkpoint is known to speak as, and the enrolled voices that lie in the bundle."""
-        return [*self.bundle.manifest.voices, *sorted(p.stem for p in self.bundle.path.glob("voices/*.safetensors"))]
+        return [*self.bundle.manifest.voices, *enrolled(self.bundle.path)]
+
+    @property
+    def clock(self) -> Stopwatch:
+        """Steps of the language model and the seconds they took."""
+        return self.model.clock
 
     def say(
         self,
         text: str,
         *,
-        voice: Named = None,
+        voice: Name | AnyVoice | None = None,
         language: str | None = None,
         instruct: str | None = None,
         ref_audio: str | os.PathLike[str] | None = None,
@@ -97,61 +89,69 @@ class Speaker:
         seed: int = 0,
         greedy: bool = False,
         stream: bool = True,
-        **given: Setting,
+        **settings: Value,
     ) -> Speech:
         """Speech, made while it is iterated. The same seed gives the same tokens however the chunks are cut.
 
         `voice`: a name (any is accepted), an enrolled Voice, or the path of one; `ref_audio` and `ref_text` enroll one
-        for this call. ValueError in one line: empty text, text longer than the context, an unknown setting, a language
-        or an instruct, which this system does not take.
+        for this call. ValueError in one line: empty text, a piece of text longer than the context, an unknown setting,
+        a `language` or an `instruct`, which VyvoTTS does not know.
         """
-        del stream  # tokens are made as the audio is taken, either way
-        if language is not None or instruct is not None:
-            raise ValueError(f"vyvo takes no --{'instruct' if language is None else 'language'}")
-        speaker = self._speaker(voice, ref_audio, ref_text)
-        plan = self.plan(speaker, greedy, given)
-        if plan.chosen["use_random_voice"] and speaker is None:
+        for option, value in (("language", language), ("instruct", instruct)):
+            if value is not None:
+                raise ValueError(f"vyvo takes no --{option}")
+        speaker = self._voice(voice, ref_audio, ref_text)
+        plan = self.request(speaker, greedy, settings, seed)
+        if plan.settings["use_random_voice"] and speaker is None:
             names = self.bundle.manifest.voices
             speaker = names[int(draws.uniforms(seed, "vyvo.voice", 0, 1)[0] * len(names))]
-        self._fits(self.prompt(text, speaker, plan.dialect))  # the whole: a book is refused before it is begun
-        parts = pieces(text, int(plan.chosen["split_letters"])) if plan.free else [text]
-        prompts = [self.prompt(part, speaker, plan.dialect) for part in parts]
+        pieces = split(text, int(plan.settings["split_letters"])) if plan.guarded else [Piece(text)]
+        for piece in pieces:  # what does not fit is refused before anything is said
+            self._room(self.prompt(piece.text, speaker, plan.dialect))
+        tries = 1 + int(plan.settings["retries"]) if plan.guarded and not stream else 1
 
-        def make(speech: Speech) -> Iterator[Array]:
-            for i, (part, prompt) in enumerate(zip(parts, prompts, strict=True)):
-                limit = self._limit(part, prompt, plan)
-                u = None if greedy else draws.uniforms(seed, f"vyvo.tokens.{i}", 0, (1, limit[0]))
-                rows = self.model.generate([prompt], limit[:1], plan.sampling, plan.grammar, u)
-                yield from self._voiced(speech, (int(row[0]) for row in rows), limit, plan, seed)
+        def events(piece: Piece) -> Events:
+            prompt = self.prompt(piece.text, speaker, plan.dialect)
+            limit = self._limit(piece.text, prompt, plan)
 
-        return self._speech(make, speaker)
+            def tokens(attempt: int) -> Events:
+                stream = address("vyvo.tokens", piece.index, attempt)
+                u = None if greedy else draws.uniforms(seed, stream, 0, (1, limit.tokens))
+                rows = self.model.generate([prompt], [limit.tokens], plan.sampling, plan.grammar, u)
+                return self._record_tokens((int(row[0]) for row in rows), limit, plan, piece)
+
+            return self._synthesize(retried(tries, tokens), plan, piece.index)
+
+        pause = int(float(plan.settings["split_pause"]) * self.sample_rate)
+        return self._speech(spoken(pieces, pause, events), speaker)
 
     def batch(
         self,
         texts: Sequence[str],
         *,
-        voices: Sequence[Named] | None = None,
+        voices: Sequence[Name | AnyVoice | None] | None = None,
         seed: int = 0,
         greedy: bool = False,
-        **given: Setting,
+        **settings: Value,
     ) -> list[Speech]:
         """Several texts in one pass of the model: tokens are generated now, audio is decoded when it is iterated.
 
-        Row i draws what `say` draws for part i of a text. `voices`: one per text, all cloned or none. Errors as `say`.
+        Row i draws what `say` draws for piece i of a text. `voices`: one per text, all cloned or none. Errors as `say`.
         """
-        speakers = [self._speaker(v) for v in (voices or [None] * len(texts))]
+        speakers = [self._voice(v) for v in (voices or [None] * len(texts))]
         if not texts or len(speakers) != len(texts) or len({isinstance(s, Voice) for s in speakers}) != 1:
             raise ValueError(f"{len(texts)} texts, {len(speakers)} voices: wanted a voice per text, all cloned or none")
-        plan = self.plan(speakers[0], greedy, given)
+        plan = self.request(speakers[0], greedy, settings, seed)
         prompts = [self.prompt(text, s, plan.dialect) for text, s in zip(texts, speakers, strict=True)]
         limits = [self._limit(text, prompt, plan) for text, prompt in zip(texts, prompts, strict=True)]
-        most = [limit for limit, _ in limits]
-        drawn = (draws.uniforms(seed, f"vyvo.tokens.{i}", 0, max(most)) for i in range(len(texts)))
-        u = None if greedy else np.stack(list(drawn))
+        most = [limit.tokens for limit in limits]
+        uniforms = (draws.uniforms(seed, address("vyvo.tokens", i), 0, max(most)) for i in range(len(texts)))
+        u = None if greedy else np.stack(list(uniforms))
         columns = np.stack(list(self.model.generate(prompts, most, plan.sampling, plan.grammar, u)), axis=1)
 
         def row(i: int) -> Speech:
-            return self._speech(lambda s: self._voiced(s, columns[i].tolist(), limits[i], plan, seed), speakers[i])
+            tokens = self._record_tokens(columns[i].tolist(), limits[i], plan, Piece(texts[i]))
+            return self._speech(self._synthesize(tokens, plan, i), speakers[i])
 
         return [row(i) for i in range(len(texts))]
 
@@ -162,22 +162,22 @@ class Speaker:
         """
         if text is None or not text.strip():
             raise ValueError(f"{path}: a cloned voice needs its transcript; give what is said in it with --ref-text")
-        samples, rate = recording(path)
-        most, seconds = self.section.reference_seconds, len(samples) / rate
-        if seconds > most:
-            raise ValueError(f"{path}: {seconds:.1f} s are too long for a reference; cut it to {most} s or less")
-        return Voice(text, self._codes(samples, rate))
+        return Voice(text, self._codes(*recording(path, self.section.reference_seconds)))
 
     def tokenize(self, samples: Array, rate: int) -> Array:
         """Samples float32 [n] at `rate` Hz -> tokens int64 [frames * codes per frame], from AUDIO_TOKENS_START on."""
-        return self.format.coded(self._codes(samples, rate))
+        return self.format.offset_codes(self._codes(samples, rate))
 
     def detokenize(self, tokens: Array, seed: int = 0) -> Iterator[Array]:
-        """What `tokenize` made, or generated ids int [n] -> float32 [n], piece by piece. ValueError when neither."""
-        plain = settings(self.bundle.manifest.sampling, [], {"fade_out": 0.0})
-        return self.decoded(self.format.codes(tokens), plain, self._noise(plain, seed))
+        """What `tokenize` returned, or generated ids int [n] -> float32 [n], in pieces. ValueError when neither."""
+        plan = self.request(None, True, {"fade_out": 0.0}, seed)
+        return self.decode(self.format.load_codes(tokens), plan.settings, plan.noise())
 
-    def prompt(self, text: str, speaker: Named, dialect: Dialect) -> list[int]:
+    def decode(self, frames: Iterable[Array], settings: Settings, noise: Noise) -> Iterator[Array]:
+        """Codes, frame by frame -> float32 [n] as soon as it is settled; the end fades out."""
+        return audio.decode(frames, audio.Player(self.codec, self.sample_rate, settings, noise))
+
+    def prompt(self, text: str, speaker: str | Voice | None, dialect: Dialect) -> list[int]:
         """The ids of a prompt, without what the grammar forces after it. ValueError for empty text."""
         ids = self._tokenizer.ids(text)
         if isinstance(speaker, Voice):
@@ -185,61 +185,45 @@ class Speaker:
         named = bool(speaker) if dialect == "classic" else speaker is not None
         return self.format.plain(self._tokenizer.ids(f"{speaker}: {text}") if named else ids)
 
-    # ------------------------------------------------------------------------------------------------- one call
+    def request(
+        self, speaker: str | Voice | None, greedy: bool, options: Mapping[str, Value], seed: int = 0
+    ) -> Request:
+        """The settings of one call. ValueError in one line when one cannot be."""
+        return request(self.format, self.bundle.manifest.sampling, options, isinstance(speaker, Voice), greedy, seed)
 
-    def resampled(self, samples: Array, rate: int) -> Array:
-        """float32 [n] at the codec's rate, as upstream (librosa) resamples: soxr at quality HQ, length rounded up."""
-        if rate == self.sample_rate:
-            return samples
-        length = -(-len(samples) * self.sample_rate // rate)
-        made = soxr.resample(samples, rate, self.sample_rate, quality="HQ")[:length]
-        return np.pad(made, (0, length - len(made))).astype(np.float32)
+    # ------------------------------------------------------------------------------------------------- one call
 
     def _codes(self, samples: Array, rate: int) -> Array:
         """[frames, codes per frame]"""
-        return self.codec.interleave(self.codec.encode(self.resampled(samples, rate)))
+        return self.codec.interleave(self.codec.encode(resample_reference(samples, rate, self.sample_rate)))
 
-    def _speaker(self, voice: Named, ref_audio: str | os.PathLike[str] | None = None, text: str | None = None) -> Named:
+    def _voice(
+        self,
+        voice: Name | AnyVoice | None,
+        ref_audio: str | os.PathLike[str] | None = None,
+        ref_text: str | None = None,
+    ) -> str | Voice | None:
+        check_reference(voice, ref_audio, ref_text)
         if ref_audio is not None:
-            if voice is not None:
-                raise ValueError("a voice and a reference to clone: give one of them")
-            return self.enroll(ref_audio, text)
-        if text is not None:
-            raise ValueError("a transcript without its recording; give --ref-audio too")
-        if isinstance(voice, str):
-            held = self.bundle.path / "voices" / f"{voice}.safetensors"
-            if voice.endswith(".safetensors") or held.is_file():
-                return Voice.load(held if held.is_file() else voice)
-        return voice
+            return self.enroll(ref_audio, ref_text)
+        if voice is None or isinstance(voice, Voice):
+            return voice
+        if not isinstance(voice, str | os.PathLike):
+            raise ValueError("this voice was enrolled with another system; enroll the reference with this bundle")
+        found = find(voice, self.bundle.path)
+        return Voice.load(found) if isinstance(found, Path) else found
 
-    def plan(self, speaker: Named, greedy: bool, given: dict[str, Setting]) -> Plan:
-        defaults, clone = self.bundle.manifest.sampling, isinstance(speaker, Voice)
-        dialect = given.get("dialect", defaults["dialect"])
-        if dialect not in get_args(Dialect):
-            raise ValueError(f"dialect {dialect!r} is not one of {', '.join(get_args(Dialect))}")
-        chosen = settings(defaults, [str(dialect), *(["clone"] if clone else [])], given)
-        for name, least in LEAST.items():
-            value, most = chosen[name], MOST.get(name, math.inf)
-            if not least <= value <= most:  # type: ignore[operator]  # a number, as its default is
-                raise ValueError(f"{name} {value}: wanted {least} " + (f".. {most:g}" if name in MOST else "or more"))
-        grammar = None
-        if chosen["constrained_decoding"]:
-            grammar = self.format.grammar(clone, dialect, int(chosen["min_audio_frames"]))  # type: ignore[arg-type]
-        limited = "max_new_tokens" in given
-        return Plan(chosen, dialect, clone, Sampling.of(chosen), grammar, greedy, limited)  # type: ignore[arg-type]
+    def _limit(self, text: str, prompt: Sequence[int], plan: Request) -> Limit:
+        """How many ids may be generated, forced ones counted."""
+        guard = None
+        if plan.guarded:
+            frame = self.codec.frame * self.codec.hop
+            frames = guarded_frames(plan.settings, spoken_letters(text), self.sample_rate, frame)
+            guard = 2 + frames * self.format.frame
+        return smallest(plan.settings, self._room(prompt), guard)
 
-    def _limit(self, text: str, prompt: Sequence[int], plan: Plan) -> tuple[int, str]:
-        """(ids that may be generated, what it means to reach them)."""
-        limits = [(int(plan.chosen["max_new_tokens"]), LIMIT), (self._fits(prompt), CONTEXT)]
-        if plan.free:
-            seconds = float(plan.chosen["runaway_seconds"])
-            seconds += float(plan.chosen["runaway_seconds_per_letter"]) * weight(text)
-            frames = int(seconds * self.sample_rate / (self.codec.frame * self.codec.hop))
-            limits.append((2 + frames * self.format.frame, RUNAWAY))
-        return min(limits)
-
-    def _fits(self, prompt: Sequence[int]) -> int:
-        """Room in the context after the prompt. ValueError when there is none for a frame."""
+    def _room(self, prompt: Sequence[int]) -> int:
+        """Ids that the context holds after the prompt. ValueError when there is no room for a frame."""
         context = self.section.context
         room = context - len(prompt)
         if room < 2 + self.format.frame:
@@ -249,75 +233,32 @@ class Speaker:
             )
         return room
 
-    def _speech(self, make: Callable[[Speech], Iterator[Array]], speaker: Named) -> Speech:
-        speech = Speech(self.sample_rate, make)
+    def _speech(self, events: Events, speaker: str | Voice | None) -> Speech:
+        warnings = []
         if isinstance(speaker, str) and speaker not in self.voices:
             known = ", ".join(self.voices) or "none"
-            speech.warn(f"voice {speaker!r} is not known for this checkpoint, which may ignore it; known are {known}")
-        return speech
+            warnings = [f"voice {speaker!r} is not known for this checkpoint, which may ignore it; known are {known}"]
+        return Speech(self.sample_rate, events, known_warnings=warnings)
 
-    # ---------------------------------------------------------------------------------------------- ids to audio
+    def _synthesize(self, events: Events, plan: Request, piece: int) -> Events:
+        """The events of one generation, with its audio."""
+        player = audio.Player(self.codec, self.sample_rate, plan.settings, plan.noise(piece))
+        return audio.synthesize(events, plan, self.format, player)
 
-    def _voiced(
-        self, speech: Speech, ids: Iterable[int], limit: tuple[int, str], plan: Plan, seed: int
-    ) -> Iterator[Array]:
-        """The audio of one generation, of which `speech` is told."""
-        told = self._told(speech, ids, limit, plan)
-        if plan.grammar is not None and not plan.chosen["strict"]:
-            yield from self.decoded(
-                self._frames(told, len(plan.grammar.forced)), plan.chosen, self._noise(plan.chosen, seed)
-            )
-            return
-        generated = np.array(list(told), np.int64)
-        try:
-            codes = self.format.read(generated, plan.clone, plan.dialect, bool(plan.chosen["strict"]))
-        except ValueError as error:
-            speech.warn(f"no audio: {error}")
-            return
-        yield from self.decoded(codes, plan.chosen, self._noise(plan.chosen, seed))
-
-    def _told(self, speech: Speech, ids: Iterable[int], limit: tuple[int, str], plan: Plan) -> Iterator[int]:
-        most, why = limit
+    def _record_tokens(self, ids: Iterable[int], limit: Limit, plan: Request, piece: Piece) -> Events:
+        """The ids of one generation as events, up to its end or its limit."""
         for count, token in enumerate(ids, start=1):
-            speech.said(token)
-            yield token
+            yield Token(token)
             if token == self.format.end:
-                return speech.ended(END)
-            if count == most:
-                speech.ended(why)
-                if why != LIMIT or not plan.limited:
-                    speech.warn(f"the model did not end: its speech was cut after {most} tokens ({why})")
-                return None
-        return None
+                yield Ended(END)
+                return
+            if count == limit.tokens:
+                yield Ended(limit.why)
+                if limit.why != LIMIT or not plan.limited:
+                    yield Warned(piece.cut(limit))
+                return
 
-    def _noise(self, chosen: Settings, seed: int) -> snac.Noise:
-        return snac.seeded(seed) if chosen["noise"] else snac.silent
-
-    def _frames(self, ids: Iterator[int], forced: int) -> Iterator[Array]:
-        """Every frame of codes [frame] as soon as it is whole. What the grammar made needs no checks."""
-        spoken = (token for token in islice(ids, forced, None) if token != self.format.end)
-        while len(frame := np.fromiter(islice(spoken, self.format.frame), np.int64)) == self.format.frame:
-            yield self.format.frames(frame)[0]
-
-    def decoded(self, frames: Iterable[Array], chosen: Settings, noise: snac.Noise) -> Iterator[Array]:
-        """Codes, frame by frame -> float32 [n] as soon as it is settled; the end fades out."""
-        stream = self.codec.stream(noise, chosen["codec_schedule"])  # type: ignore[arg-type]
-        exact = chosen["codec_schedule"] == "exact"  # Orpheus's never plays the end, so there is none to fade
-        fade = int(float(chosen["fade_out"]) * self.sample_rate) if exact else 0
-        hold = max(0, fade - self.codec.delay)  # what may have to fade and is not in the stream's end
-        held = np.empty(0, np.float32)
-        first = self.codec.delay // (self.codec.frame * self.codec.hop) + 1
-        for group in growing(frames, first, int(chosen["chunk_frames"])):
-            if group:
-                held = np.concatenate((held, stream.feed(np.concatenate(group))))
-                ready = max(0, len(held) - hold)
-                yield held[:ready]
-                held = held[ready:]
-        tail = np.concatenate((held, stream.flush()))
-        fade = min(fade, len(tail))
-        if fade:
-            tail[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
-        yield tail
+    # --------------------------------------------------------------------------------------- benchmarks and goldens
 
     def workload(self, seconds: float, _chunk_factor: int = 1) -> Iterator[Array]:
         """Speech of a set length for benchmarks: a sentence of 20 words, no end before the last frame."""
@@ -331,13 +272,14 @@ class Speaker:
 
         Fixed, because one score that rounds the other way changes every token after it.
         """
-        form, made = self.format, {}
+        form = self.format
         frames = 6 * math.lcm(self.codec.frame, self.codec.unit) // self.codec.frame  # whole attention windows
         codes = (draws.uniforms(0, "vyvo.rehearsal", 0, (frames, form.frame)) * form.size).astype(np.int64)
         prompt = [*self.prompt("One, two, three.", None, "current"), *form.grammar(False, "current", 0).forced]
-        hidden = self.model.read(prompt, form.spoken(codes[:1]))
+        hidden = self.model.read(prompt, form.codes_to_ids(codes[:1]))
+        outputs = {}
         for place, state in enumerate(hidden):
             scores = self.model.logits(f"head.{place}", state)[0]
-            made[f"scores.{place}"] = scores / np.abs(scores).max()
-        made["audio"] = np.concatenate(list(self.detokenize(form.coded(codes))))
-        return made
+            outputs[f"scores.{place}"] = scores / np.abs(scores).max()
+        outputs["audio"] = np.concatenate(list(self.detokenize(form.offset_codes(codes))))
+        return outputs
