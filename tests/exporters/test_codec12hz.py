@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from voxport.audio import features, files
+from voxport.audio.resample import resample_reference
 from voxport.codecs.codec12hz import Codec, Encoder, after_reference
 from voxport.graphs.ort import OrtSession
 from voxport.manifest import StageRecord

@@ -57,7 +57,7 @@ def address(stream: str, piece: int, attempt: int = 0) -> str:
     return f"{stream}.{piece}" + (f".again{attempt}" if attempt else "")
 
 
-def spoken(pieces: Sequence[Piece], pause: int, events: Callable[[Piece], Events]) -> Events:
+def in_pieces(pieces: Sequence[Piece], pause: int, events: Callable[[Piece], Events]) -> Events:
     """The events of every piece, with `pause` samples of silence between two."""
     for piece in pieces:
         if piece.index:

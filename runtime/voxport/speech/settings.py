@@ -46,7 +46,7 @@ class Setting:
         except (KeyError, ValueError, TypeError, OverflowError):
             parsed = None
         if parsed is None or not self._allows(parsed):
-            raise ValueError(f"setting {name}: wanted {self._wanted()}, got {_shown(value)}")
+            raise ValueError(f"setting {name}: wanted {self._expected()}, got {_shown(value)}")
         return parsed
 
     def _typed(self, value: Value) -> Value:
@@ -63,7 +63,7 @@ class Setting:
             return True
         return value in self.choices if isinstance(value, str) else self.least <= value <= self.most  # no NaN
 
-    def _wanted(self) -> str:
+    def _expected(self) -> str:
         kind = type(self.default)
         if kind is str:
             return f"one of {', '.join(self.choices)}{self.note}"

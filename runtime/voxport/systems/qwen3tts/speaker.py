@@ -26,7 +26,7 @@ from voxport import draws
 from voxport.bundle import Bundle
 from voxport.codecs import codec12hz
 from voxport.graphs.session import Array
-from voxport.speech.longtext import Piece, retried, split, spoken
+from voxport.speech.longtext import Piece, in_pieces, retried, split
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Value
 from voxport.speech.speech import SENTENCE, Events, Speech
@@ -135,7 +135,7 @@ class Speaker:
             return audio.synthesize(retried(tries, frames), self._player(request))
 
         pause = int(float(request.settings["split_pause"]) * self.sample_rate)
-        return self._speech(spoken(pieces, pause, events), request, instruct)
+        return self._speech(in_pieces(pieces, pause, events), request, instruct)
 
     def batch(
         self,

@@ -29,7 +29,7 @@ from voxport.codecs import snac
 from voxport.codecs.noise import Noise
 from voxport.graphs.session import Array
 from voxport.speech.limits import END, LIMIT, Limit, guarded_frames, smallest
-from voxport.speech.longtext import Piece, address, retried, split, spoken, spoken_letters
+from voxport.speech.longtext import Piece, address, in_pieces, retried, split, spoken_letters
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Settings, Value
 from voxport.speech.speech import SENTENCE, Ended, Events, Speech, Token, Warned
@@ -123,7 +123,7 @@ class Speaker:
             return self._synthesize(retried(tries, tokens), plan, piece.index)
 
         pause = int(float(plan.settings["split_pause"]) * self.sample_rate)
-        return self._speech(spoken(pieces, pause, events), speaker)
+        return self._speech(in_pieces(pieces, pause, events), speaker)
 
     def batch(
         self,
