@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.bundles import Export
 
 from voxport import bounds
-from voxport.audio import files as audio
+from voxport.audio import files
 from voxport.bundle import Bundle
 from voxport.codecs.noise import from_arrays, seeded
 from voxport.speech.sampler import Sampling
@@ -298,7 +298,7 @@ def test_generations_are_read_as_the_dialects_read_them(speaker: Speaker) -> Non
 def test_tokens_go_through_files_and_back(
     speaker: Speaker, vyvo_golden: dict[str, Array], vyvo_checkpoint: Path
 ) -> None:
-    coded = speaker.tokenize(*audio.read(vyvo_checkpoint / "ref.wav"))
+    coded = speaker.tokenize(*files.read(vyvo_checkpoint / "ref.wav"))
     one = np.concatenate(list(speaker.detokenize(coded, seed=1)))
     assert len(one) == 12 * 2048
     generated = np.concatenate(list(speaker.detokenize(vyvo_golden["greedy.tokens"][0], seed=1)))

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol, get_args
 
 import click
 from tqdm import tqdm
@@ -18,19 +18,16 @@ from voxport.cli.errors import BadInput
 from voxport.cli.folder import each, report_failures
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, FLOAT, THREADS
 from voxport.cli.output import refuse_overwriting
-from voxport.systems import Converter, Stream
+from voxport.systems import Converter, Mode, Stream
 
 PIECE = 1 << 20  # samples at the model's rate per step: a block of a 1 Hz file would make 4 GB of them
-Mode = Literal["exact", "upstream", "offline"]
 
 
 @click.command(short_help="Convert the voice of a file, a folder or a pipe.")
 @BUNDLE
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
-@click.option(
-    "--mode", type=click.Choice(["exact", "upstream", "offline"]), default="exact", show_default=True, help="See above."
-)
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="exact", show_default=True, help="See above.")
 @click.option("--chunk-factor", type=FACTOR, default=1, show_default=True, help="Chunks per step.")
 @click.option("--rate", type=click.IntRange(1, 1_000_000), help="Sample rate of raw stdin in Hz. [the bundle's]")
 @FLOAT

@@ -25,7 +25,7 @@ from voxport.cli.output import (
     save_tokens,
     write,
 )
-from voxport.systems import Speaker
+from voxport.systems import Codec, Speaker
 
 # What `Speaker.say` takes by name and the command has an option for; everything else is a setting.
 OPTIONS = ("voice", "language", "instruct", "ref_audio", "ref_text", "seed", "greedy", "stream")
@@ -91,7 +91,7 @@ def say(
     silent: SilentError | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are printed below, once
-        speech = speaker.say(
+        with speaker.say(
             text,
             voice=voice,
             language=language,
@@ -102,15 +102,15 @@ def say(
             greedy=greedy,
             stream=stream,
             **settings,
-        )
-        progress = Progress(speech)
-        try:
-            write(out, progress if stream else progress.whole(), speaker.sample_rate, float32)
-        except SilentError as error:
-            silent = error
-        finally:
-            for warning in speech.warnings:
-                click.echo(f"warning: {warning}", err=True)
+        ) as speech:
+            progress = Progress(speech)
+            try:
+                write(out, progress if stream else progress.whole(), speaker.sample_rate, float32)
+            except SilentError as error:
+                silent = error
+            finally:
+                for warning in speech.warnings:
+                    click.echo(f"warning: {warning}", err=True)
     if tokens is not None:
         save_tokens(tokens, speech.tokens)
     if silent is not None:
@@ -183,10 +183,10 @@ def tokenize(bundle: Path, source: str, out: str, threads: int | None, check: Ch
     if not is_folder:
         refuse_token_path(out)
         refuse_overwriting(source, out)
-    speaker = _speaker(bundle, threads, check)
+    codec = _codec(bundle, threads, check)
 
     def tokenize_file(file: str | Path, target: str | Path) -> None:
-        save_tokens(target, speaker.tokenize(*files.read(file)))
+        save_tokens(target, codec.tokenize(*files.read(file)))
 
     if is_folder:
         report_failures(each(Path(source), out, files.READABLE, ".npy", "audio", tokenize_file), out)
@@ -215,16 +215,16 @@ def detokenize(
     """
     if float32 and out == PIPE:
         raise BadInput("--float: stdout carries raw 16-bit audio; name a file")
-    speaker = _speaker(bundle, threads, check)
+    codec = _codec(bundle, threads, check)
 
     def chunks(file: str | Path) -> Iterator[Samples]:
         try:
-            yield from speaker.detokenize(load_tokens(file), seed=seed)
+            yield from codec.detokenize(load_tokens(file), seed=seed)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
     def detokenize_file(file: str | Path, target: str | Path) -> None:
-        write(str(target), chunks(file), speaker.sample_rate, float32)
+        write(str(target), chunks(file), codec.sample_rate, float32)
 
     if Path(tokens).is_dir():
         report_failures(each(Path(tokens), out, {".npy"}, ".wav", "token", detokenize_file), out)
@@ -242,4 +242,12 @@ def _speaker(bundle: Path, threads: int | None, check: Check) -> Speaker:
     model = voxport.load(bundle, threads=threads, check=check)
     if not isinstance(model, Speaker):
         raise BadInput(f"{bundle}: {model.bundle.manifest.system} converts voices; use voxport convert")
+    return model
+
+
+def _codec(bundle: Path, threads: int | None, check: Check) -> Codec:
+    """The codec of a bundle. Raises BadInput when it has none."""
+    model = voxport.load(bundle, threads=threads, check=check)
+    if not isinstance(model, Codec):
+        raise BadInput(f"{bundle}: {model.bundle.manifest.system} has no codec; use voxport convert")
     return model

@@ -13,6 +13,7 @@ from tests.bundles import Export
 from tests.command import done, refusal, run
 
 from voxport.cli.output import Progress
+from voxport.speech.speech import Speech
 
 Array = np.ndarray
 
@@ -199,9 +200,12 @@ def test_a_failure_while_speaking_leaves_neither_audio_nor_tokens(
         yield noise(1)
         raise ValueError("the graph stopped")
 
+    closed: list[Speech] = []
+    monkeypatch.setattr(Speech, "close", lambda speech: closed.append(speech))
     monkeypatch.setattr(Progress, "__iter__", generate)
     options = ("-o", tmp_path / "o.wav", "--save-tokens", tmp_path / "t.npy", "--stream")
     assert refusal(run("say", bundle, "Hi.", *options)) == "the graph stopped"
+    assert len(closed) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,4 +213,7 @@ def test_systems_say_what_they_do_instead(bundle: Path, llvc_bundles: Export, tm
     llvc = llvc_bundles("fp32", "cpu")
     assert "llvc converts voices; use voxport convert" in refusal(run("say", llvc, "Hi.", "-o", tmp_path / "o.wav"))
     assert "use voxport say" in refusal(run("convert", bundle, "a.wav", "b.wav"))
+    assert "llvc has no codec; use voxport convert" in refusal(run("tokenize", llvc, "a.wav", "-o", "t.npy"))
+    assert "llvc has no codec; use voxport convert" in refusal(run("detokenize", llvc, "t.npy", "-o", "a.wav"))
+    assert "llvc converts voices" in refusal(run("enroll", llvc, "a.wav", "-o", "v.safetensors"))
     assert "stdout carries raw" in refusal(run("say", bundle, "Hi.", "-o", "-", "--json"))
