@@ -1,16 +1,26 @@
-"""`voxport bench` measures any system's stages by the names they have."""
+"""`voxport bench` measures any system's stages by the names they have, and holds each call to its own limit."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.command import refusal, run
 from tests.runtime.test_bundle import edited
 
 from voxport.bench import run as bench
+from voxport.bench.workload import Call, Timed, TimedBundle, scale_of, workload
 from voxport.bundle import Bundle
+from voxport.graphs.ort import OrtSession
+from voxport.graphs.stage import TensorSpec
+from voxport.manifest import StageRecord
 from voxport.systems import SYSTEMS
+
+CHUNK = 208  # samples; what export counts with for the fixture's prenet
+MACHINE: dict[str, Any] = {"cpu": "c", "isa": "i", "onnxruntime": "1"}
+MACHINE |= {"bandwidth_gb_s": 1.0, "fp32_gflop_s": 1.0, "int8_gop_s": 2.0}
 
 
 class Model:
@@ -18,8 +28,8 @@ class Model:
 
     clock = None
 
-    def __init__(self, bundle: Bundle, *, threads: int = 3) -> None:
-        self.talkers = [bundle.session("talker", threads) for _ in range(2)]
+    def __init__(self, bundle: Bundle) -> None:
+        self.talkers = [bundle.session("talker", 3) for _ in range(2)]
         self.idle = bundle.session("idle", 1)
 
     def workload(self, seconds: float, _chunk_factor: int) -> Iterator[np.ndarray]:
@@ -32,24 +42,62 @@ class Model:
 def test_stages_are_timed_by_name_whatever_the_system(llvc_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("talker", "idle"):
         shutil.copy(llvc_copy / "prenet.onnx", llvc_copy / f"{name}.onnx")
-    copies = ("talker.onnx", "idle.onnx")
-    edited(llvc_copy, lambda m: m["files"].update(dict.fromkeys(copies, m["files"]["prenet.onnx"])))
+    names = ("talker", "idle")
+    edited(llvc_copy, lambda m: m["files"].update({f"{name}.onnx": m["files"]["prenet.onnx"] for name in names}))
+    edited(llvc_copy, lambda m: m["stages"].update(dict.fromkeys(names, m["stages"]["prenet"])))
     monkeypatch.setitem(SYSTEMS, "llvc", lambda bundle, _threads: Model(bundle))
-    seen: list[int] = []
-    figures = bench._figures
+    result = workload(llvc_copy, 0.5, None, 1)
+    assert result["threads"] == 3
+    assert result["audio_s"] == 0.5
+    assert result["tokens_per_s"] is None
+    stages = result["stages"]
+    calls = {name: stage.pop("calls") for name, stage in stages.items()}
+    assert {name: len(c) for name, c in calls.items()} == {"talker": 10, "idle": 0}  # without the warm-up
+    assert {scale for _, scale in calls["talker"]} == {1600 / CHUNK}
+    assert 0 < stages["talker"]["ms_p50"] <= stages["talker"]["ms_p99"]
+    assert stages["idle"] == {"rtf": None, "ms_p50": None, "ms_p99": None}
 
-    def counted(seconds: list[float], audio: float) -> dict[str, float | None]:
-        seen.append(len(seconds))
-        return figures(seconds, audio)
 
-    monkeypatch.setattr(bench, "_figures", counted)
-    told = bench._workload(str(llvc_copy), "0.5", "0", "1")
-    assert told["threads"] == 3
-    assert told["audio_s"] == 0.5
-    assert told["stages"].keys() == {"talker", "idle"}
-    assert seen == [10, 0]  # both sessions, without the warm-up
-    assert 0 < told["stages"]["talker"]["ms_p50"] <= told["stages"]["talker"]["ms_p99"]
-    assert told["stages"]["idle"] == {"rtf": None, "ms_p50": None, "ms_p99": None}
+def test_a_call_with_4_units_is_held_to_4_times_the_operations_of_one_with_1(llvc_copy: Path) -> None:
+    bundle = TimedBundle(llvc_copy)
+    prenet = bundle.session("prenet")
+    for units in (1, 4):
+        prenet(prenet.start(), audio=np.zeros(units * CHUNK, np.float32))
+    one, four = bundle.calls["prenet"]
+    assert (one.scale, four.scale) == (1.0, 4.0)
+    compute = StageRecord(weight_bytes=0, flops=1000, int8_ops=1000, axes={"samples": CHUNK})
+    single, large = (bench.of_limit(compute, [Call(1e-5, scale)], MACHINE) for scale in (one.scale, four.scale))
+    assert single == 0.15  # 1 us of flops and half as long of 8-bit operations, in 10 us
+    assert large == 4 * single
+    read = StageRecord(weight_bytes=5000, flops=1000, int8_ops=0, axes={"samples": CHUNK})
+    assert bench.of_limit(read, [Call(1e-5, 4.0)], MACHINE) == 0.5  # weights are read once, however large the call
+    assert bench.of_limit(read, [Call(1e-5, 8.0)], MACHINE) == 0.8
+
+
+def test_a_call_is_scaled_by_every_axis_of_its_inputs_but_capacity() -> None:
+    declared = (
+        TensorSpec("tokens", "int64", ("batch", "time")),
+        TensorSpec("past", "int64", ("batch",)),
+        TensorSpec("mask", "float32", ("batch", "capacity", 8)),
+    )
+    inputs = {"tokens": np.zeros((2, 6)), "past": np.zeros(2), "mask": np.zeros((2, 900, 8))}
+    axes = {"batch": 1, "time": 3, "capacity": 512}
+    assert scale_of(declared, inputs, axes) == 4.0
+    assert scale_of(declared, {"past": np.zeros(3)}, axes) == 3.0  # the others were bound before
+
+
+def test_a_timed_session_returns_what_the_session_returns(llvc_copy: Path) -> None:
+    session = OrtSession(llvc_copy / "prenet.onnx")
+    calls: list[Call] = []
+    timed = Timed(session, {"samples": CHUNK}, calls)
+    audio = np.linspace(-1, 1, CHUNK, dtype=np.float32)
+    expected, state = session(session.start(), audio=audio)
+    outputs, timed_state = timed(timed.start(), audio=audio)
+    assert np.array_equal(outputs["filtered"], expected["filtered"])
+    assert all(np.array_equal(timed_state[name], state[name]) for name in state)
+    assert (timed.stage, timed.threads, len(calls)) == (session.stage, session.threads, 1)
+    with pytest.raises(ValueError, match="consumed"):
+        timed(state, audio=audio) and timed(state, audio=audio)
 
 
 def test_a_stage_that_never_ran_has_no_figures(llvc_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,20 +105,17 @@ def test_a_stage_that_never_ran_has_no_figures(llvc_copy: Path, monkeypatch: pyt
     some = {"rtf": 0.1, "ms_p50": 1.0, "ms_p99": 2.0}
     run = dict.fromkeys(("rtf", "first_audio_s", "peak_rss_mb", "load_s", "audio_s"), 1.0)
     run |= {f"step_ms_p{p}": 1.0 for p in (50, 95, 99)}
-    machine = {
-        "cpu": "c",
-        "isa": "i",
-        "bandwidth_gb_s": 1.0,
-        "fp32_gflop_s": 1.0,
-        "int8_gop_s": 1.0,
-        "onnxruntime": "1",
-    }
-    told = {
-        "workload": run | {"tokens_per_s": None, "threads": 1, "stages": {"prenet": none, "convert": some}},
-        "probe": machine,
-    }
-    monkeypatch.setattr(bench, "_child", lambda kind, *_: told[kind])
+    stages = {"prenet": none | {"calls": []}, "convert": some | {"calls": [[1e-3, 1.0]]}}
+    results = {"workload": run | {"tokens_per_s": None, "threads": 1, "stages": stages}, "probe": MACHINE}
+    monkeypatch.setattr(bench, "_child", lambda kind, *_: results[kind])
     result = bench.bench(llvc_copy)
     assert result["stages"]["prenet"] == none | {"of_limit": None}
     assert result["stages"]["convert"]["of_limit"] > 0
     assert "prenet           never ran" in bench.table(result)
+
+
+def test_a_workload_that_fails_is_one_line(llvc_copy: Path) -> None:
+    edited(llvc_copy, lambda m: m["section"].update(hop=0))
+    line = refusal(run("bench", llvc_copy))
+    assert "bench: the workload process failed: " in line
+    assert "Expected `int` >= 1 - at `$.hop`" in line
