@@ -50,7 +50,7 @@ class Job:
     files: dict[str, Path | bytes] = field(
         default_factory=dict
     )  # name in the bundle -> what to copy there, or contents
-    golden: Callable[[Bundle, Path], None] | None = None  # writes golden/ by running the bundle
+    golden: Callable[[Bundle, Path], None] | None = None  # records what the bundle computes, in its folder
     fidelity: Callable[[Mapping[str, Part], Path], Fidelity] | None = None  # of the written graphs; language models
 
 
@@ -90,8 +90,7 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
         bundle = Bundle(folder, check=False)
         bundle.section(type(job.section))  # as strict as the runtime will be
         if job.golden is not None:
-            (folder / "golden").mkdir()
-            job.golden(bundle, folder / "golden")
+            job.golden(bundle, folder)
             write(msgspec.structs.replace(manifest, files=manifest.files | _records(folder / "golden", folder)))
     return warnings
 

@@ -19,7 +19,7 @@ ORDER = {
         "graphs draws bounds recipe atomic",
         "manifest",
         "checksums",
-        "audio bundle",
+        "audio bundle rehearsal",
         "codecs speech",
         "systems.*",
         "systems",

@@ -184,10 +184,10 @@ def opened(folder: Path, raw: bytes) -> Manifest | None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("bundle")
-    (made / "convert.onnx").write_bytes(b"graph")
-    assert opened(made, json.dumps(MANIFEST).encode()) is not None
-    return made
+    path = tmp_path_factory.mktemp("bundle")
+    (path / "convert.onnx").write_bytes(b"graph")
+    assert opened(path, json.dumps(MANIFEST).encode()) is not None
+    return path
 
 
 @given(raw=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))

@@ -48,9 +48,9 @@ def test_a_longer_draw_starts_with_the_shorter(draw: Draw, short: int, more: int
 @pytest.mark.parametrize("draw", KINDS)
 @pytest.mark.parametrize("shape", [0, 5, (), (3,), (2, 0), (2, 3, 5)])
 def test_shape_and_type_are_as_asked(draw: Draw, shape: int | tuple[int, ...]) -> None:
-    made = draw(0, "noise", 0, shape)
-    assert made.shape == ((shape,) if isinstance(shape, int) else shape)
-    assert made.dtype == np.float32
+    numbers = draw(0, "noise", 0, shape)
+    assert numbers.shape == ((shape,) if isinstance(shape, int) else shape)
+    assert numbers.dtype == np.float32
 
 
 def ranks_off(draws: npt.NDArray[np.float32], cdf: Callable[[npt.NDArray[np.float64]], Any]) -> float:

@@ -6,6 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
+from voxport.rehearsal import Rehearsal
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Value
 from voxport.speech.speech import Speech
@@ -27,7 +28,7 @@ class Model(Protocol):
     def clock(self) -> Stopwatch | None:
         """Steps of its language model and the seconds they took; None where there is no language model."""
 
-    def rehearse(self) -> dict[str, Array]:
+    def rehearse(self) -> Rehearsal:
         """The outputs for fixed inputs that `golden/` records at export, by name."""
 
     def workload(self, seconds: float, chunk_factor: int = 1, /) -> Iterator[Array]:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors.numpy import save_file
-
 from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.converter import Converter as Runtime
 from voxport.systems.llvc.section import Section
+from voxport.verify import record
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
@@ -65,7 +64,7 @@ def _find(root: Path, variant: str | None) -> tuple[str, Path, Path]:
 
 def _golden(bundle: Bundle, target: Path) -> None:
     """What this bundle makes of a fixed signal, for `voxport verify` on the target machine."""
-    save_file(Runtime(bundle).rehearse(), target / "rehearsal.safetensors")
+    record(Runtime(bundle).rehearse(), target)
 
 
 def parts(weights: Weights, config: LlvcConfig) -> Iterator[Part]:

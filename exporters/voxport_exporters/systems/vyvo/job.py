@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 
 from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
@@ -22,6 +21,7 @@ from voxport.manifest import Fidelity
 from voxport.recipe import Recipe, Rule
 from voxport.systems.vyvo.section import Section
 from voxport.systems.vyvo.speaker import Speaker
+from voxport.verify import record
 from voxport_exporters.checkpoints import folder, jsonfile
 from voxport_exporters.checkpoints.jsonfile import Count, parse
 from voxport_exporters.checkpoints.lora import EMBEDDING, HEAD, merge
@@ -149,7 +149,7 @@ def _example(words: int, codes: CodeIds, frames: int) -> tuple[np.ndarray, np.nd
 
 def _golden(bundle: Bundle, target: Path) -> None:
     """What this bundle computes from fixed inputs, for `voxport verify` on the target machine."""
-    save_file(Speaker(bundle).rehearse(), target / "rehearsal.safetensors")
+    record(Speaker(bundle).rehearse(), target)
 
 
 def read_config(path: Path) -> DecoderConfig:

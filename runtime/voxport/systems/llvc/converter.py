@@ -14,6 +14,7 @@ import numpy as np
 from voxport import draws
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
+from voxport.rehearsal import Output, Rehearsal
 from voxport.systems.llvc.section import Section
 from voxport.systems.llvc.stream import Graphs, Mode, Stream
 
@@ -64,7 +65,7 @@ class Converter:
             yield stream.feed(0.1 * draws.normals(0, "workload", step, (size,)))
         yield stream.flush()
 
-    def rehearse(self) -> dict[str, Array]:
+    def rehearse(self) -> Rehearsal:
         """A fixed noisy signal of 5.5 chunks through every mode the model offers: what `golden/` holds, by mode."""
         chunk, context = self._graphs.chunk, self._graphs.context
         length = 11 * chunk // 2
@@ -72,4 +73,6 @@ class Converter:
         signal = 0.3 * np.sin(2 * np.pi * 150 * t * (1 + t)) + 0.1 * draws.normals(0, "rehearsal", 0, (length,))
         modes: tuple[Mode, ...] = get_args(Mode) if context else ("offline",)
         factor = -(-context // chunk) or 1  # the smallest step that upstream's streaming can take
-        return {mode: self.stream(mode, factor).convert(signal.astype(np.float32)) for mode in modes}
+        stages = tuple(self.bundle.manifest.stages)
+        audio = {mode: self.stream(mode, factor).convert(signal.astype(np.float32)) for mode in modes}
+        return {mode: Output(samples, stages) for mode, samples in audio.items()}

@@ -26,6 +26,7 @@ from voxport import draws
 from voxport.bundle import Bundle
 from voxport.codecs import codec12hz
 from voxport.graphs.session import Array
+from voxport.rehearsal import Output, Rehearsal
 from voxport.speech.longtext import Piece, in_pieces, retried, split
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Value
@@ -41,6 +42,9 @@ from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.voice import Voice, synthetic_voice
 
 Text = str | Iterable[str]
+
+# What a prompt goes through, as far as the bundle has it; the last four for a cloned voice.
+PROMPT_STAGES = ("text_embed", "codec_embed", "frame_embed", "codec_analyse", "codec_encode", "speaker_encode")
 
 
 class Speaker:
@@ -260,7 +264,7 @@ class Speaker:
         for chunk in self.say(SENTENCE, voice=voice, min_new_tokens=frames, max_new_tokens=frames + 1):
             yield chunk.samples
 
-    def rehearse(self) -> dict[str, Array]:
+    def rehearse(self) -> Rehearsal:
         """What `golden/` holds: the scores of three fixed frames, as parts of the largest, the audio of fixed codes.
 
         Fixed, because one score that rounds the other way changes every code after it.
@@ -269,10 +273,13 @@ class Speaker:
         codes = (draws.uniforms(0, "qwen3tts.rehearsal", 0, (6, model.books)) * model.size).astype(np.int64)
         voice = synthetic_voice(self.requests.listener(), self.sample_rate)
         request = self.requests.request(voice=voice, greedy=True)
-        recorded = {}
+        recorded: Rehearsal = {}
+        stages = set(PROMPT_STAGES) & self.bundle.manifest.stages.keys()
         for i, (stage, outputs) in enumerate(model.read(self.prompt("One, two, three.", request), codes[:3])):
-            recorded[f"{stage}.{i // 2}"] = outputs["logits"][0] / np.abs(outputs["logits"]).max()
+            stages.add(stage)  # a frame goes through both, and the next one hears it
+            scores = outputs["logits"][0] / np.abs(outputs["logits"]).max()
+            recorded[f"{stage}.{i // 2}"] = Output(scores, tuple(sorted(stages)))
         if voice is not None:
-            recorded["voice"] = voice.embedding / np.abs(voice.embedding).max()
-        recorded["audio"] = np.concatenate(list(self.detokenize(codes)))
+            recorded["voice"] = Output(voice.embedding / np.abs(voice.embedding).max(), ("speaker_encode",))
+        recorded["audio"] = Output(np.concatenate(list(self.detokenize(codes))), ("codec_decode",))
         return recorded

@@ -28,6 +28,7 @@ from voxport.bundle import Bundle
 from voxport.codecs import snac
 from voxport.codecs.noise import Noise
 from voxport.graphs.session import Array
+from voxport.rehearsal import Output, Rehearsal
 from voxport.speech.limits import END, LIMIT, Limit, guarded_frames, smallest
 from voxport.speech.longtext import Piece, address, in_pieces, retried, split, spoken_letters
 from voxport.speech.rows import Stopwatch
@@ -267,7 +268,7 @@ class Speaker:
         for chunk in self.say(SENTENCE, min_audio_frames=frames, max_new_tokens=2 + frames * size):
             yield chunk.samples
 
-    def rehearse(self) -> dict[str, Array]:
+    def rehearse(self) -> Rehearsal:
         """What `golden/` holds: the scores of seven fixed steps, as parts of the largest, and the audio of fixed codes.
 
         Fixed, because one score that rounds the other way changes every token after it.
@@ -277,9 +278,10 @@ class Speaker:
         codes = (draws.uniforms(0, "vyvo.rehearsal", 0, (frames, form.frame)) * form.size).astype(np.int64)
         prompt = [*self.prompt("One, two, three.", None, "current"), *form.grammar(False, "current", 0).forced]
         hidden = self.model.read(prompt, form.codes_to_ids(codes[:1]))
-        outputs = {}
+        outputs: Rehearsal = {}
         for place, state in enumerate(hidden):
             scores = self.model.logits(f"head.{place}", state)[0]
-            outputs[f"scores.{place}"] = scores / np.abs(scores).max()
-        outputs["audio"] = np.concatenate(list(self.detokenize(form.offset_codes(codes))))
+            outputs[f"scores.{place}"] = Output(scores / np.abs(scores).max(), ("lm", f"head.{place}"))
+        audio = np.concatenate(list(self.detokenize(form.offset_codes(codes))))
+        outputs["audio"] = Output(audio, ("codec_decode",))
         return outputs
