@@ -14,6 +14,8 @@ STILL_SO = {
     "benchmarks.fullsize.qwen3tts",
     "benchmarks.fullsize.vyvo",
     "tests.exporters.test_caches",
+    "tests.exporters.test_codec12hz",
+    "tests.exporters.test_decoder",
     "tests.exporters.test_lora",
     "tests.exporters.test_nbits",
     "tests.exporters.test_pack",
