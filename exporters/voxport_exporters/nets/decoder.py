@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voxport.graphs.stage import CAPACITY, TensorSpec
+from voxport.graphs.stage import CAPACITY, Stage, TensorSpec
 from voxport_exporters.checkpoints.later import built, later
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets import ops
 from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.nets.dense import Linear
 from voxport_exporters.nets.ops import Places
 from voxport_exporters.nets.taps import tap
 
@@ -30,22 +31,6 @@ _LFM2 = {
     "down_proj": "w2",
     "norm": "embedding_norm",
 }
-
-
-class Linear(nn.Module):
-    """x W + b, the weight stored [inputs, outputs]; several projections of one input side by side."""
-
-    def __init__(self, w: Weights, inputs: int, outputs: dict[str, int], bias: bool = False) -> None:
-        """`outputs`: checkpoint name -> width of each projection."""
-        super().__init__()
-        names = outputs.items()
-        self.weight = later(lambda: torch.cat([w.take(f"{name}.weight", n, inputs) for name, n in names]).T)
-        biases = [w.take(f"{name}.bias", n) for name, n in names] if bias else []
-        self.bias = nn.Parameter(torch.cat(biases), requires_grad=False) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight
-        return y if self.bias is None else y + self.bias
 
 
 class Norm(nn.Module):
@@ -66,8 +51,8 @@ class Attention(nn.Module):
         H, K, S = c.heads, c.kv_heads, c.head_size
         self.heads, self.kv_heads, self.head_size, self.window = H, K, S, window
         out = _name(c, "o_proj")
-        self.qkv = Linear(w, c.width, {"q_proj": H * S, "k_proj": K * S, "v_proj": K * S}, c.qkv_bias)
-        self.out = Linear(w, H * S, {out: c.width}, c.out_bias)
+        self.qkv = Linear.joined(w, c.width, {"q_proj": H * S, "k_proj": K * S, "v_proj": K * S}, c.qkv_bias)
+        self.out = Linear.joined(w, H * S, {out: c.width}, c.out_bias)
         self.norm = None
         if c.qk_norm:  # one norm over all heads, with a row of weights for each
             q, k = (w.take(f"{_name(c, n)}.weight", S) for n in ("q_norm", "k_norm"))
@@ -89,8 +74,8 @@ class ShortConv(nn.Module):
 
     def __init__(self, w: Weights, c: DecoderConfig) -> None:
         super().__init__()
-        self.in_proj = Linear(w, c.width, {"in_proj": 3 * c.width}, c.conv_bias)
-        self.out_proj = Linear(w, c.width, {"out_proj": c.width}, c.conv_bias)
+        self.in_proj = Linear.joined(w, c.width, {"in_proj": 3 * c.width}, c.conv_bias)
+        self.out_proj = Linear.joined(w, c.width, {"out_proj": c.width}, c.conv_bias)
         self.weight = nn.Parameter(w.take("conv.weight", c.width, 1, c.kernel), requires_grad=False)
         self.bias = nn.Parameter(w.take("conv.bias", c.width), requires_grad=False) if c.conv_bias else None
 
@@ -107,8 +92,8 @@ class Mlp(nn.Module):
     def __init__(self, w: Weights, c: DecoderConfig) -> None:
         super().__init__()
         gate, up, down = (_name(c, n) for n in ("gate_proj", "up_proj", "down_proj"))
-        self.gate_up = Linear(w, c.width, {gate: c.ffn, up: c.ffn}, c.mlp_bias)
-        self.down = Linear(w, c.ffn, {down: c.width}, c.mlp_bias)
+        self.gate_up = Linear.joined(w, c.width, {gate: c.ffn, up: c.ffn}, c.mlp_bias)
+        self.down = Linear.joined(w, c.ffn, {down: c.width}, c.mlp_bias)
         self.activation = ops.ACTIVATIONS[c.activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,6 +199,12 @@ def state_of(c: DecoderConfig) -> tuple[TensorSpec, ...]:
         elif c.kernel > 1:
             state.append(TensorSpec(f"conv.{i}", "float32", ("batch", c.kernel - 1, c.width)))
     return tuple(state)
+
+
+def decoder_stage(name: str, config: DecoderConfig, tokens: TensorSpec, outputs: tuple[TensorSpec, ...]) -> Stage:
+    """The declaration of a graph around a Decoder: `tokens`, how many each row has in its caches, and the caches."""
+    past = TensorSpec("past", "int64", ("batch",))
+    return Stage(name, inputs=(tokens, past), outputs=outputs, state=state_of(config))
 
 
 def _name(c: DecoderConfig, name: str) -> str:

@@ -25,19 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.codecs.codec12hz.config import DEPTHWISE_KERNEL, DILATIONS, KERNEL, PRE_KERNEL, DecoderConfig
-from voxport_exporters.codecs.codec12hz.rotary import (
-    Linear,
-    attend,
-    attention_weights,
-    frequencies,
-    frozen,
-    rotate,
-    split_heads,
-    turns,
-)
-from voxport_exporters.codecs.codec12hz.wave import Block, Conv, Snake, ToWave, Upsample, joined, tail
+from voxport_exporters.codecs.codec12hz.attention import attend, attention_weights, frequencies, split_heads
+from voxport_exporters.codecs.codec12hz.config import DEPTHWISE_KERNEL, KERNEL, PRE_KERNEL, DecoderConfig
+from voxport_exporters.codecs.codec12hz.wave import Block, Conv, Snake, ToWave, Upsample, joined
 from voxport_exporters.nets import ops
+from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
+from voxport_exporters.nets.rotary import cos_sin, turn
+from voxport_exporters.nets.states import States
 from voxport_exporters.nets.taps import tap
 
 LEAST_USAGE = 1e-5  # floor of a codebook row's usage count
@@ -84,18 +78,17 @@ class Layer(nn.Module):
         self.gate_up = Linear(torch.cat((gate, up), dim=1))
         self.down = Linear.of(mlp.at("down_proj"), config.intermediate_size, hidden, bias=False, gain=scales[1])
 
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [frames, hidden], past keys [kv heads, head_dim, kept] and values [kv heads, kept, head_dim]
-        -> x, all keys and values with the new frames appended."""
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, states: States | None) -> Tensor:
+        """x [frames, hidden] -> same shape. State, where there is one: past keys [kv heads, head size, frames] and
+        values [kv heads, frames, head size]; `angles`: cosine and sine of the new frames' positions."""
         q, k, v = split_heads(self.qkv(ops.rms_norm(x, self.norm1, self.eps)), self.heads, self.shared)
-        keys, values = rotate(k, turn).transpose(1, 2), v
-        if past is not None:
-            keys, values = torch.cat((past[0], keys), dim=-1), torch.cat((past[1], values), dim=1)
-        x = x + self.out(attend(rotate(q, turn), keys, values, mask))
+        keys, values = turn(k, *angles).transpose(1, 2), v
+        if states is not None:
+            keys, values = states.join(keys, axis=2), states.join(values, axis=1)
+        x = x + self.out(attend(turn(q, *angles), keys, values, mask))
         gate, up = self.gate_up(ops.rms_norm(x, self.norm2, self.eps)).chunk(2, dim=-1)
-        return x + self.down(self.act(gate) * up), keys, values
+        y: Tensor = x + self.down(self.act(gate) * up)
+        return y
 
 
 class ConvNeXt(nn.Module):
@@ -106,16 +99,16 @@ class ConvNeXt(nn.Module):
         self.width = width
         self.taps = frozen(w.take("dwconv.conv.weight", width, 1, DEPTHWISE_KERNEL))
         self.bias = frozen(w.take("dwconv.conv.bias", width))
-        self.norm, self.norm_bias = frozen(w.take("norm.weight", width)), frozen(w.take("norm.bias", width))
+        self.norm = LayerNorm(w.at("norm"), width, eps=1e-6)
         self.wide = Linear.of(w.at("pwconv1"), width, 4 * width)
         self.narrow = Linear.of(w.at("pwconv2"), 4 * width, width, gain=w.take("gamma", width))
 
-    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """x [steps, width], past [width, kernel - 1] -> same shape, next past."""
-        c = torch.cat((past, x.T), dim=1)[None]
-        y = F.conv1d(c, self.taps, self.bias, groups=self.width).squeeze(0).T
-        y = F.layer_norm(y, (self.width,), self.norm, self.norm_bias, eps=1e-6)
-        return x + self.narrow(F.gelu(self.wide(y))), tail(c, past)
+    def forward(self, x: Tensor, states: States) -> Tensor:
+        """x [steps, width] -> same shape. State: the last inputs of the convolution, [width, kernel - 1]."""
+        c = states.join(x.T, axis=1)[None]
+        y = self.norm(F.conv1d(c, self.taps, self.bias, groups=self.width).squeeze(0).T)
+        out: Tensor = x + self.narrow(F.gelu(self.wide(y)))
+        return out
 
 
 class Decoder(nn.Module):
@@ -151,64 +144,47 @@ class Decoder(nn.Module):
         self.out = ToWave(d.at(f"{last + 1}.conv"), channels[-1])
 
     def forward(self, codes: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """codes int64 [frames, books], state as exporters/codec12hz.py declares it -> wave, next state."""
+        """codes int64 [frames, books], state as stages.py declares it -> wave, next state."""
         frames, c = codes.shape[0], self.config
-        rest = list(state)
-        after: list[Tensor] = []
-        kv: list[Tensor] = []
+        tails = len(c.tails)
+        states, caches = States(state[:tails]), States(state[tails:])
 
         x = self.codebooks(codes)
         tap("dec.quantizer", x.T[None])
-        x = torch.cat((rest.pop(0), x))
-        after.append(x[-(PRE_KERNEL - 1) :])
-        x = self.pre_conv(x)
+        x = self.pre_conv(states.join(x))
         tap("dec.pre_conv", x.T[None])
-        x = self._transform(x, rest, kv)
+        x = self._transform(x, caches)
         tap("dec.pre_transformer", x[None])
 
         for i, (stretch, smooth) in enumerate(zip(self.stretch, self.smooth, strict=True)):
             x = stretch(x)
             tap(f"dec.upsample.{i}.0", x.T[None])
-            x, kept = smooth(x, rest.pop(0))
+            x = smooth(x, states)
             tap(f"dec.upsample.{i}.1", x.T[None])
-            after.append(kept)
 
-        x = torch.cat((rest.pop(0), x))
-        after.append(x[-(KERNEL - 1) :])
-        x = self.conv(x)
+        x = self.conv(states.join(x))
         tap("dec.decoder.0", x.T[None])
         for i, block in enumerate(self.blocks):
-            units = 1 + len(DILATIONS)
-            x, kept = block(x, rest[:units])
+            x = block(x, states)
             tap(f"dec.decoder.{i + 1}", x.T[None])
-            del rest[:units]
-            after += kept
+        wave = self.out(joined(states, self.act(x))).clamp(-1, 1)
+        return wave.view(frames, c.frame), *states.after, *caches.after
 
-        y, kept = joined(rest.pop(0), self.act(x))
-        after.append(kept)
-        wave = self.out(y).clamp(-1, 1)
-        return wave.view(frames, c.frame), *after, *kv
-
-    def _transform(self, x: Tensor, rest: list[Tensor], kv: list[Tensor]) -> Tensor:
-        """x [frames, latent] -> same shape. Takes position, k.i, v.i from the end of `rest`, puts the next in `kv`."""
-        c, frames, kept = self.config, x.shape[0], self.config.sliding_window - 1
-        at = len(rest) - 1 - (2 * c.num_hidden_layers if kept else 0)
-        position, cache = rest[at], rest[at + 1 :]
-        del rest[at:]
-        kv.append(position + frames)
+    def _transform(self, x: Tensor, states: States) -> Tensor:
+        """x [frames, latent] -> same shape. State: position, then keys and values of every layer."""
+        c, frames, past = self.config, x.shape[0], self.config.sliding_window - 1
+        position = states.take()
+        states.keep(position + frames)
         new = torch.arange(frames, device=x.device)
-        turn = turns(position + new, self.frequencies)
-        # Slot s of the keys holds frame position - kept + s; before the start there is nothing to see.
-        slots = torch.arange(kept + frames, device=x.device)
-        behind = kept + new[:, None] - slots
-        seen = (behind >= 0) & (behind <= kept) & (slots >= kept - position)
-        mask = torch.zeros(seen.shape, device=x.device).masked_fill(~seen, -torch.inf)
+        angles = cos_sin(position + new, self.frequencies)
+        # Column s of the keys holds frame position - past + s; before the start there is nothing to see.
+        columns = torch.arange(past + frames, device=x.device)
+        behind = past + new[:, None] - columns
+        visible = (behind >= 0) & (behind <= past) & (columns >= past - position)
+        mask = torch.zeros(visible.shape, device=x.device).masked_fill(~visible, -torch.inf)
         x = self.enter(x)
         for i, layer in enumerate(self.layers):
-            past = (cache[2 * i], cache[2 * i + 1]) if kept else None
-            x, keys, values = layer(x, turn, mask, past)
+            x = layer(x, angles, mask, states if past else None)
             tap(f"dec.pre_transformer.layer.{i}", x[None])
-            if kept:
-                kv += [keys[..., -kept:], values[:, -kept:]]
         out: Tensor = self.leave(ops.rms_norm(x, self.norm, c.rms_norm_eps))
         return out

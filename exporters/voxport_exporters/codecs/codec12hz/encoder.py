@@ -5,59 +5,20 @@ state, so that a reference of any length is read in pieces; `Encoder`, a transfo
 config's sliding window is ignored upstream) and the quantizer, sees the whole of it at once.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.codecs.codec12hz.attention import attend, attention_weights, frequencies, split_heads
 from voxport_exporters.codecs.codec12hz.config import EncoderConfig
 from voxport_exporters.codecs.codec12hz.decoder import codebook
-from voxport_exporters.codecs.codec12hz.rotary import (
-    Linear,
-    attend,
-    attention_weights,
-    frequencies,
-    frozen,
-    rotate,
-    split_heads,
-    turns,
-)
-from voxport_exporters.codecs.codec12hz.wave import tail
 from voxport_exporters.nets import ops
+from voxport_exporters.nets.conv import Conv, causal
+from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
+from voxport_exporters.nets.rotary import cos_sin, turn
+from voxport_exporters.nets.states import States
 from voxport_exporters.nets.taps import tap
-
-
-class Conv(nn.Module):
-    """Causal convolution over [1, channels, steps]; with kernel 1 it keeps nothing and takes `past` None."""
-
-    def __init__(self, w: Weights, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__()
-        self.weight, self.bias = frozen(w.take("weight", outputs, inputs, kernel)), frozen(w.take("bias", outputs))
-        self.stride, self.dilation = stride, dilation
-        self.context = (kernel - 1) * dilation + 1 - stride
-
-    def forward(self, x: Tensor, state: "States") -> Tensor:
-        if self.context:
-            past = state.take()
-            x = torch.cat((past[None], x), dim=-1)
-            state.keep(tail(x, past))
-        return F.conv1d(x, self.weight, self.bias, stride=self.stride, dilation=self.dilation)
-
-
-class States:
-    """The convolutions' states in the order the net runs: `take` the next one, `keep` its successor."""
-
-    def __init__(self, before: tuple[Tensor, ...]) -> None:
-        self._before: Iterator[Tensor] = iter(before)
-        self.after: list[Tensor] = []
-
-    def take(self) -> Tensor:
-        return next(self._before)
-
-    def keep(self, state: Tensor) -> None:
-        self.after.append(state)
 
 
 class Unit(nn.Module):
@@ -66,13 +27,13 @@ class Unit(nn.Module):
     def __init__(self, w: Weights, config: EncoderConfig, width: int, dilation: int) -> None:
         super().__init__()
         narrow = width // config.compress
-        self.conv = Conv(w.at("block.1.conv"), width, narrow, config.residual_kernel_size, dilation=dilation)
-        self.project = Conv(w.at("block.3.conv"), narrow, width, 1)
-        self.shortcut = Conv(w.at("shortcut.conv"), width, width, 1) if config.use_conv_shortcut else None
+        self.conv = Conv.of(w.at("block.1.conv"), width, narrow, config.residual_kernel_size, dilation=dilation)
+        self.project = Conv.of(w.at("block.3.conv"), narrow, width, 1)
+        self.shortcut = Conv.of(w.at("shortcut.conv"), width, width, 1) if config.use_conv_shortcut else None
 
-    def forward(self, x: Tensor, state: States) -> Tensor:
-        y: Tensor = self.project(F.elu(self.conv(F.elu(x), state)), state)
-        return y + (x if self.shortcut is None else self.shortcut(x, state))
+    def forward(self, x: Tensor, states: States) -> Tensor:
+        y: Tensor = self.project(F.elu(causal(self.conv, F.elu(x), states)))
+        return y + (x if self.shortcut is None else self.shortcut(x))
 
 
 class Block(nn.Module):
@@ -83,15 +44,16 @@ class Block(nn.Module):
         super().__init__()
         count, growth = config.num_residual_layers, config.dilation_growth_rate
         self.units = nn.ModuleList(Unit(layers.at(str(index + j)), config, width, growth**j) for j in range(count))
-        self.down = Conv(layers.at(f"{index + count + 1}.conv"), width, 2 * width, 2 * ratio, stride=ratio)
+        self.down = Conv.of(layers.at(f"{index + count + 1}.conv"), width, 2 * width, 2 * ratio, stride=ratio)
 
-    def forward(self, x: Tensor, real: Tensor, state: States) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, real: Tensor, states: States) -> tuple[Tensor, Tensor]:
         """x [1, width, steps], of which `real` int64 [1] are -> [1, 2 width, steps / ratio], how many of those are."""
         for unit in self.units:
-            x = unit(x, state)
-        there = torch.arange(x.shape[-1], device=x.device) < real
+            x = unit(x, states)
+        inside = torch.arange(x.shape[-1], device=x.device) < real
+        x = causal(self.down, F.elu(x) * inside.to(x.dtype), states)
         ratio = self.down.stride
-        return self.down(F.elu(x) * there.to(x.dtype), state), torch.div(real + ratio - 1, ratio, rounding_mode="trunc")
+        return x, torch.div(real + ratio - 1, ratio, rounding_mode="trunc")
 
 
 class Analysis(nn.Module):
@@ -105,20 +67,20 @@ class Analysis(nn.Module):
         super().__init__()
         self.config = c = config
         layers, width, index = w.at("encoder.layers"), c.num_filters, 1
-        self.enter = Conv(layers.at("0.conv"), 1, width, c.kernel_size)
+        self.enter = Conv.of(layers.at("0.conv"), 1, width, c.kernel_size)
         self.blocks = nn.ModuleList()
         for ratio in c.ratios:
             self.blocks.append(Block(layers, c, index, width, ratio))
             width, index = 2 * width, index + c.num_residual_layers + 2
-        self.leave = Conv(layers.at(f"{index + 1}.conv"), width, c.hidden_size, c.last_kernel_size)
+        self.leave = Conv.of(layers.at(f"{index + 1}.conv"), width, c.hidden_size, c.last_kernel_size)
 
     def forward(self, audio: Tensor, samples: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         frames, states = audio.shape[0], States(state)
-        x = self.enter(audio.reshape(1, 1, -1), states)
+        x = causal(self.enter, audio.reshape(1, 1, -1), states)
         real = samples
         for block in self.blocks:
             x, real = block(x, real, states)
-        x = self.leave(F.elu(x), states)
+        x = causal(self.leave, F.elu(x), states)
         tap("enc.conv_out", x)
         return x.squeeze(0).T.reshape(frames, self.config.stride, self.config.hidden_size), *states.after
 
@@ -130,24 +92,20 @@ class Layer(nn.Module):
         super().__init__()
         hidden, wide = config.hidden_size, config.intermediate_size
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
-        self.eps, self.act = config.norm_eps, ops.ACTIVATIONS[config.hidden_act]
-        norms = [w.at("input_layernorm"), w.at("post_attention_layernorm")]
-        self.weights = nn.ParameterList(frozen(n.take("weight", hidden)) for n in norms)
-        self.biases = nn.ParameterList(frozen(n.take("bias", hidden)) for n in norms)
+        self.act = ops.ACTIVATIONS[config.hidden_act]
+        self.norm1 = LayerNorm(w.at("input_layernorm"), hidden, config.norm_eps)
+        self.norm2 = LayerNorm(w.at("post_attention_layernorm"), hidden, config.norm_eps)
         scales = [w.take(f"{part}_layer_scale.scale", hidden) for part in ("self_attn", "mlp")]
         self.qkv, self.out = attention_weights(w.at("self_attn"), config, scales[0])
         self.wide = Linear.of(w.at("mlp.fc1"), hidden, wide, bias=False)
         self.narrow = Linear.of(w.at("mlp.fc2"), wide, hidden, bias=False, gain=scales[1])
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """x [steps, hidden] -> same shape."""
-        q, k, v = split_heads(self.qkv(self._norm(x, 0)), self.heads, self.shared)
-        x = x + self.out(attend(rotate(q, turn), rotate(k, turn).transpose(1, 2), v, mask))
-        out: Tensor = x + self.narrow(self.act(self.wide(self._norm(x, 1))))
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """x [steps, hidden] -> same shape; `angles`: cosine and sine of their positions."""
+        q, k, v = split_heads(self.qkv(self.norm1(x)), self.heads, self.shared)
+        x = x + self.out(attend(turn(q, *angles), turn(k, *angles).transpose(1, 2), v, mask))
+        out: Tensor = x + self.narrow(self.act(self.wide(self.norm2(x))))
         return out
-
-    def _norm(self, x: Tensor, i: int) -> Tensor:
-        return F.layer_norm(x, (x.shape[-1],), self.weights[i], self.biases[i], self.eps)
 
 
 class Quantizer(nn.Module):
@@ -197,10 +155,10 @@ class Encoder(nn.Module):
         frames = features.shape[0]
         x = features.flatten(0, 1)
         at = torch.arange(x.shape[0], device=x.device)
-        turn = turns(at, self.frequencies)
+        angles = cos_sin(at, self.frequencies)
         mask = torch.zeros(x.shape[0], x.shape[0], device=x.device).masked_fill(at[:, None] < at, -torch.inf)
         for layer in self.layers:
-            x = layer(x, turn, mask)
+            x = layer(x, angles, mask)
         tap("enc.transformer_out", x.T[None])
         if self.config.stride > 1:
             # Both ends are continued by their last real value, so the last frame is whole.

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz.config import DILATIONS, KERNEL
-from voxport_exporters.codecs.codec12hz.rotary import Linear, frozen
 from voxport_exporters.nets import ops
+from voxport_exporters.nets.dense import Linear, frozen
+from voxport_exporters.nets.states import States, last
 
 ROW = 1024  # values in a row from which on it costs no more that rows are short
 # sin(pi r)^2 as p^2 (c0 + c1 p), p = r (r - 1): minimax, largest error 1.6e-3 (-56 dB; int8 leaves 16 to 30)
@@ -99,10 +100,10 @@ class Residual(nn.Module):
         self.conv1 = Conv(w.at("conv1.conv"), channels, channels, KERNEL, dilation, as_matmul)
         self.conv2 = Conv(w.at("conv2.conv"), channels, channels, 1, as_matmul=as_matmul)
 
-    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """x [1, channels, steps] or [steps, channels], past [channels, context] -> same shape, next past."""
-        c, after = joined(past, self.act1(x))
-        return x + self.conv2(self.act2(self.conv1(c))), after
+    def forward(self, x: Tensor, states: States) -> Tensor:
+        """x [1, channels, steps] or [steps, channels] -> same shape."""
+        y: Tensor = self.conv2(self.act2(self.conv1(joined(states, self.act1(x)))))
+        return x + y
 
 
 class Units(nn.ModuleList):
@@ -116,14 +117,12 @@ class Units(nn.ModuleList):
         super().__init__(Residual(w.at(str(2 + j)), channels, d, steps, as_matmul) for j, d in enumerate(DILATIONS))
         self.as_matmul = as_matmul
 
-    def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """`past` and what comes after it: one state per unit."""
-        after = []
+    def forward(self, x: Tensor, states: States) -> Tensor:
+        """State: one tensor per unit."""
         x = x if self.as_matmul else x.T[None]
-        for unit, before in zip(self, past, strict=True):
-            x, kept = unit(x, before)
-            after.append(kept)
-        return x if self.as_matmul else x.squeeze(0).T, after
+        for unit in self:
+            x = unit(x, states)
+        return x if self.as_matmul else x.squeeze(0).T
 
 
 class Block(nn.Module):
@@ -136,11 +135,10 @@ class Block(nn.Module):
         self.up = Upsample(w.at("1.conv"), inputs, outputs, rate, reach=2)
         self.units = Units(w, outputs, steps * rate, as_matmul)
 
-    def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """x [steps, inputs] -> [steps * rate, outputs], next past."""
-        c = torch.cat((past[0], self.act(x)))
-        y, after = self.units(self.up(c), past[1:])
-        return y, [c[-1:], *after]
+    def forward(self, x: Tensor, states: States) -> Tensor:
+        """x [steps, inputs] -> [steps * rate, outputs]."""
+        y: Tensor = self.units(self.up(states.join(self.act(x))), states)
+        return y
 
 
 class ToWave(nn.Module):
@@ -170,15 +168,11 @@ def windows(x: Tensor, kernel: int, dilation: int = 1) -> Tensor:
     return x.index_select(0, seen.flatten()).reshape(-1, kernel * x.shape[1])
 
 
-def joined(past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """past [channels, context] before x [1, channels, steps] or [steps, channels], in x's layout; next past."""
+def joined(states: States, x: Tensor) -> Tensor:
+    """The state [channels, context] before x [1, channels, steps] or [steps, channels], in x's layout."""
     if x.dim() == 3:
-        c = torch.cat((past[None], x), dim=-1)
-        return c, tail(c, past)
-    c = torch.cat((past.T, x))
-    return c, c[-past.shape[1] :].T
-
-
-def tail(c: Tensor, past: Tensor) -> Tensor:
-    """The last columns of c [1, channels, steps], as many as `past` [channels, context] has."""
-    return c[..., -past.shape[1] :].squeeze(0)
+        return states.join(x.squeeze(0), axis=1)[None]
+    past = states.take()
+    x = torch.cat((past.T, x))
+    states.keep(last(x, past.shape[1]).T)
+    return x

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.later import later
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.nets.decoder import Decoder, Linear
+from voxport_exporters.nets.decoder import Decoder
 from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.nets.dense import Linear
 from voxport_exporters.nets.ops import Places, visible
 from voxport_exporters.nets.taps import tap
 from voxport_exporters.systems.qwen3tts.talker import book_tables
@@ -37,10 +38,12 @@ class Predictor(nn.Module):
         self.decoder = Decoder(p.at("model"), config)
         self.codec = later(lambda: w.take("model.codec_embedding.weight", vocab, width))
         self.tables = nn.ParameterList(book_tables(w, config.vocab, books, width))
-        heads = (Linear(p, config.width, {f"lm_head.{i}": config.vocab}) for i in range(books - 1))
+        heads = (Linear.joined(p, config.width, {f"lm_head.{i}": config.vocab}) for i in range(books - 1))
         self.heads = nn.ModuleList(heads)
         self.project = (
-            Linear(p, width, {"small_to_mtp_projection": config.width}, bias=True) if width != config.width else None
+            Linear.joined(p, width, {"small_to_mtp_projection": config.width}, bias=True)
+            if width != config.width
+            else None
         )
 
     def forward(

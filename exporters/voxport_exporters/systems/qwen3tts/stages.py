@@ -23,7 +23,7 @@ from voxport_exporters.checkpoints.later import deferred
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part, export
 from voxport_exporters.graphs.unroll import Chain
-from voxport_exporters.nets.decoder import state_of
+from voxport_exporters.nets.decoder import decoder_stage
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.systems.qwen3tts.predictor import Predictor
 from voxport_exporters.systems.qwen3tts.xvector import SpeakerConfig, SpeakerEncoder
@@ -52,18 +52,10 @@ def frame_stage(books: int, width: int) -> Stage:
 
 
 def talker_stage(config: DecoderConfig) -> Stage:
-    return Stage(
-        "talker",
-        inputs=(
-            TensorSpec("embeds", "float32", ("batch", "time", config.width)),
-            TensorSpec("past", "int64", ("batch",)),
-        ),
-        outputs=(
-            TensorSpec("logits", "float32", ("batch", config.vocab)),
-            TensorSpec("hidden", "float32", ("batch", config.width)),
-        ),
-        state=state_of(config),
-    )
+    embeds = TensorSpec("embeds", "float32", ("batch", "time", config.width))
+    logits = TensorSpec("logits", "float32", ("batch", config.vocab))
+    hidden = TensorSpec("hidden", "float32", ("batch", config.width))
+    return decoder_stage("talker", config, embeds, (logits, hidden))
 
 
 def predictor_part(net: Predictor) -> Part:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.later import later
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.nets.decoder import Decoder, Linear
+from voxport_exporters.nets.decoder import Decoder
 from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.nets.dense import Linear
 from voxport_exporters.nets.ops import ACTIVATIONS
 from voxport_exporters.nets.taps import tap
 
@@ -24,7 +25,7 @@ class Talker(nn.Module):
         """`w`: the weights below `talker.`, those of its embeddings not included."""
         super().__init__()
         self.decoder = Decoder(w.at("model"), config)
-        self.head = Linear(w, config.width, {"codec_head": config.vocab})
+        self.head = Linear.joined(w, config.width, {"codec_head": config.vocab})
 
     def forward(self, embeds: Tensor, past: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """embeds [batch, time, width], past int64 [batch], state `state_of(config)`

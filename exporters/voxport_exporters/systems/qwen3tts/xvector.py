@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from voxport.audio.files import MAX_RATE
 from voxport_exporters.checkpoints.jsonfile import Rates, Size, parse
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.codecs.codec12hz.rotary import Linear, frozen
 from voxport_exporters.nets.checks import require
+from voxport_exporters.nets.conv import Conv
+from voxport_exporters.nets.dense import Linear
 from voxport_exporters.nets.taps import tap
 
 LEAST_VARIANCE = 1e-12
@@ -66,15 +67,14 @@ class Tdnn(nn.Module):
 
     def __init__(self, w: Weights, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        self.weight = frozen(w.take("conv.weight", outputs, inputs, kernel))
-        self.bias = frozen(w.take("conv.bias", outputs))
-        self.dilation, self.pad = dilation, (kernel - 1) * dilation
+        self.conv = Conv.of(w.at("conv"), inputs, outputs, kernel, dilation=dilation)
+        self.pad = self.conv.context
 
     def forward(self, x: Tensor) -> Tensor:
         """x [1, channels, frames]."""
         if self.pad:
             x = F.pad(x, (self.pad // 2, self.pad - self.pad // 2), mode="reflect")
-        return torch.relu(F.conv1d(x, self.weight, self.bias, dilation=self.dilation))
+        return torch.relu(self.conv(x))
 
 
 class Block(nn.Module):
@@ -90,23 +90,19 @@ class Block(nn.Module):
         self.parts = nn.ModuleList(
             Tdnn(inner.at(f"blocks.{j}"), part, part, kernel, dilation) for j in range(scale - 1)
         )
-        self.squeeze = _pointwise(w.at("se_block.conv1"), width, squeezed)
-        self.excite = _pointwise(w.at("se_block.conv2"), squeezed, width)
+        self.squeeze = Linear.of(w.at("se_block.conv1"), width, squeezed, 1)
+        self.excite = Linear.of(w.at("se_block.conv2"), squeezed, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [1, channels, frames]: each part but the first adds its predecessor's output before its convolution."""
         first, *chunks = self.enter(x).chunk(len(self.parts) + 1, dim=1)
-        done: list[Tensor] = []
+        outputs: list[Tensor] = []
         for chunk, conv in zip(chunks, self.parts, strict=True):
-            done.append(conv(chunk + done[-1] if done else chunk))
-        y = self.leave(torch.cat((first, *done), dim=1))
+            outputs.append(conv(chunk + outputs[-1] if outputs else chunk))
+        y = self.leave(torch.cat((first, *outputs), dim=1))
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(y.mean(-1)))))
         out: Tensor = x + y * gate[..., None]
         return out
-
-
-def _pointwise(w: Weights, inputs: int, outputs: int) -> Linear:
-    return Linear(w.take("weight", outputs, inputs, 1)[..., 0].T, w.take("bias", outputs))
 
 
 class Pool(nn.Module):
@@ -116,17 +112,14 @@ class Pool(nn.Module):
         super().__init__()
         # The attention reads (x, mean, deviation); the last two are one vector for all frames.
         weight = w.take("tdnn.conv.weight", attention, 3 * channels, 1)
-        self.weight = frozen(weight[:, :channels])
-        self.overall = Linear(weight[:, channels:, 0].T, w.take("tdnn.conv.bias", attention))
-        self.out, self.out_bias = (
-            frozen(w.take("conv.weight", channels, attention, 1)),
-            frozen(w.take("conv.bias", channels)),
-        )
+        self.own = Conv(weight[:, :channels], w.take("tdnn.conv.bias", attention))
+        self.overall = Linear(weight[:, channels:, 0].T)
+        self.out = Conv.of(w.at("conv"), attention, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         mean, deviation = _statistics(x, torch.full_like(x[:, :1], 1.0) / x.shape[-1])
-        seen = F.conv1d(x, self.weight) + self.overall(torch.cat((mean, deviation), dim=1))[..., None]
-        scores = F.conv1d(torch.tanh(torch.relu(seen)), self.out, self.out_bias)
+        hidden = self.own(x) + self.overall(torch.cat((mean, deviation), dim=1))[..., None]
+        scores = self.out(torch.tanh(torch.relu(hidden)))
         return torch.cat(_statistics(x, torch.softmax(scores, dim=-1)), dim=1)
 
 
@@ -147,7 +140,7 @@ class SpeakerEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(w.at(f"blocks.{i}"), config, i) for i in range(1, last))
         self.gather = Tdnn(w.at("mfa"), c[-1], c[-1], kernels[-1], dilations[-1])
         self.pool = Pool(w.at("asp"), c[-1], config.enc_attention_channels)
-        self.out = _pointwise(w.at("fc"), 2 * c[-1], config.enc_dim)
+        self.out = Linear.of(w.at("fc"), 2 * c[-1], config.enc_dim, 1)
 
     def forward(self, mel: Tensor) -> Tensor:
         x = self.enter(mel.T[None])

@@ -29,7 +29,7 @@ from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac import stages as snac
 from voxport_exporters.graphs.fidelity import fidelity
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.nets.decoder import Head, LanguageModel, state_of
+from voxport_exporters.nets.decoder import Head, LanguageModel, decoder_stage
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.vyvo import tokens as vyvo_tokens
@@ -194,15 +194,8 @@ def parts(weights: Weights, config: DecoderConfig, codes: CodeIds, end_of_speech
 
 
 def lm_stage(config: DecoderConfig) -> Stage:
-    return Stage(
-        "lm",
-        inputs=(
-            TensorSpec("tokens", "int64", ("batch", "time")),
-            TensorSpec("past", "int64", ("batch",)),
-        ),
-        outputs=(TensorSpec("hidden", "float32", ("batch", config.width)),),
-        state=state_of(config),
-    )
+    tokens = TensorSpec("tokens", "int64", ("batch", "time"))
+    return decoder_stage("lm", config, tokens, (TensorSpec("hidden", "float32", ("batch", config.width)),))
 
 
 def head_stage(name: str, width: int, rows: int) -> Stage:
