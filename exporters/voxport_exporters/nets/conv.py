@@ -119,6 +119,11 @@ class TransposedConv(nn.Module):
         self.rate, self.reach = rate, weight.shape[-1] // rate
         self.weight, self.bias = frozen(polyphase(weight, rate)), frozen(bias.tile(rate))
 
+    @classmethod
+    def of(cls, w: Weights, inputs: int, outputs: int, rate: int, reach: int) -> "TransposedConv":
+        """From `weight` [inputs, outputs, reach * rate] and `bias` below `w`."""
+        return cls(w.take("weight", inputs, outputs, reach * rate), w.take("bias", outputs), rate)
+
     def forward(self, x: Tensor) -> Tensor:
         """x [reach - 1 + steps, in]: the inputs before the first step come first."""
         blocks = windows(x, self.reach) @ self.weight + self.bias

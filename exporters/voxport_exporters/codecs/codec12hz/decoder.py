@@ -6,15 +6,15 @@ It looks only left, so with its state passed in and handed back any number of fr
     k.i, v.i     the keys (turned by their absolute position) and values of the last `sliding_window - 1` frames
     position     frames decoded so far
 
-A sequence is [steps, channels] and every dense layer a MatMul; what makes samples is in codec12hz_wave.py.
+A sequence is [steps, channels] and every dense layer a MatMul; what makes samples is in wave.py.
 
-Weights that a recipe may name, as the graph has them (kernels are MatMuls' only where int8, see codec12hz_wave.py):
+Weights that a recipe may name, as the graph has them (kernels are MatMuls' only where int8, see wave.py):
 
     pre_conv.weight  codebooks.project.weight                 of the frames
     enter, leave, layers.<i>.{qkv,out,gate_up,down} .weight   the transformer
-    stretch.<i>.dense, smooth.<i>.{wide,narrow} .weight       upsampling before the blocks
+    stretch.<i>, smooth.<i>.{wide,narrow} .weight             upsampling before the blocks
     conv.weight                                               kernel 7 before the blocks
-    blocks.<i>.up.dense.weight                                the transposed convolution of a block
+    blocks.<i>.up.weight                                      the transposed convolution of a block
     blocks.<i>.units.<j>.conv1.weight                         kernel 7, dilated
     blocks.<i>.units.<j>.conv2.weight                         kernel 1
     out.dense.weight                                          to the wave
@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz.attention import attend, attention_weights, frequencies, split_heads
 from voxport_exporters.codecs.codec12hz.config import DEPTHWISE_KERNEL, KERNEL, PRE_KERNEL, DecoderConfig
-from voxport_exporters.codecs.codec12hz.wave import Block, Conv, Snake, ToWave, Upsample, joined
+from voxport_exporters.codecs.codec12hz.wave import Block, Snake, ToWave, joined
 from voxport_exporters.nets import ops
+from voxport_exporters.nets.conv import Conv, TransposedConv
 from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
 from voxport_exporters.nets.rotary import cos_sin, turn
 from voxport_exporters.nets.states import States
@@ -120,7 +121,7 @@ class Decoder(nn.Module):
         self.config = c = config
         latent, hidden = c.latent_dim, c.hidden_size
         self.codebooks = Codebooks(w.at("quantizer"), c)
-        self.pre_conv = Conv(w.at("pre_conv.conv"), c.codebook_dim, latent, PRE_KERNEL, as_matmul=True)
+        self.pre_conv = Conv.of(w.at("pre_conv.conv"), c.codebook_dim, latent, PRE_KERNEL, as_matmul=True)
         t = w.at("pre_transformer")
         self.enter, self.leave = (
             Linear.of(t.at("input_proj"), latent, hidden),
@@ -131,10 +132,10 @@ class Decoder(nn.Module):
         self.frequencies = frequencies(c)
         u = [w.at(f"upsample.{i}") for i in range(len(c.upsampling_ratios))]
         rates = zip(u, c.upsampling_ratios, strict=True)
-        self.stretch = nn.ModuleList(Upsample(v.at("0.conv"), latent, latent, r, reach=1) for v, r in rates)
+        self.stretch = nn.ModuleList(TransposedConv.of(v.at("0.conv"), latent, latent, r, reach=1) for v, r in rates)
         self.smooth = nn.ModuleList(ConvNeXt(v.at("1"), latent) for v in u)
         d, channels, last = w.at("decoder"), c.channels, len(c.upsample_rates) + 1
-        self.conv = Conv(d.at("0.conv"), latent, channels[0], KERNEL, as_matmul=True)
+        self.conv = Conv.of(d.at("0.conv"), latent, channels[0], KERNEL, as_matmul=True)
         as_matmul = [any(name.startswith(f"blocks.{i}.units.") for name in int8) for i in range(len(c.upsample_rates))]
         self.blocks = nn.ModuleList(
             Block(d.at(f"{i + 1}.block"), channels[i], channels[i + 1], rate, c.steps[i], as_matmul[i])
