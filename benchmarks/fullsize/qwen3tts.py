@@ -55,25 +55,25 @@ class Recorder(Weights):
 
 
 def write(folder: Path, variant: str, seed: int) -> None:
-    held = json.loads((files("benchmarks.fullsize") / "qwen3tts.json").read_text())
-    config = _config(held, variant)
+    contents = json.loads((files("benchmarks.fullsize") / "qwen3tts.json").read_text())
+    config = _config(contents, variant)
     codec = folder / "speech_tokenizer"
     codec.mkdir()
     _json(folder / "config.json", config)
-    _json(folder / "generation_config.json", held["generation"])
-    _json(codec / "config.json", held["speech_tokenizer"])
-    _tokenizer(folder, held["added_tokens"], config["assistant_token_id"])
+    _json(folder / "generation_config.json", contents["generation"])
+    _json(codec / "config.json", contents["speech_tokenizer"])
+    _tokenizer(folder, contents["added_tokens"], config["assistant_token_id"])
     recorder = Recorder()
     with deferring():
         for _ in qwen3tts.parts(recorder, ModelConfig.of(config)):
             pass
     save(folder / "model.safetensors", recorder.shapes, seed, half=True)
-    save(codec / "model.safetensors", _codec_shapes(held["speech_tokenizer"]), seed + 1, half=False)
+    save(codec / "model.safetensors", _codec_shapes(contents["speech_tokenizer"]), seed + 1, half=False)
 
 
-def _config(held: dict[str, Any], variant: str) -> dict[str, Any]:
+def _config(contents: dict[str, Any], variant: str) -> dict[str, Any]:
     size, kind = variant.split("-")
-    config: dict[str, Any] = held["config"]  # of 1.7b-base
+    config: dict[str, Any] = contents["config"]  # of 1.7b-base
     if size == "0.6b":
         config["tts_model_size"] = "0b6"
         config["talker_config"] |= {"hidden_size": 1024, "intermediate_size": 3072}
@@ -82,7 +82,7 @@ def _config(held: dict[str, Any], variant: str) -> dict[str, Any]:
         del config["speaker_encoder_config"]
         config["tts_model_type"] = "custom_voice" if kind == "customvoice" else "voice_design"
     if kind == "customvoice":
-        config["talker_config"] |= held["custom_voice"]
+        config["talker_config"] |= contents["custom_voice"]
     return config
 
 
@@ -152,11 +152,11 @@ def _tokenizer(folder: Path, added: dict[str, list[Any]], assistant: int) -> Non
     word = "assistant"
     merges = [(word[:i], word[i]) for i in range(1, len(word))]
     tokens += ["".join(pair) for pair in merges]
-    held = set(tokens)
+    known = set(tokens)
     for first in tokens:  # grows as it goes
         for letter in letters:
-            if len(tokens) < VOCAB and first + letter not in held:
-                held.add(first + letter)
+            if len(tokens) < VOCAB and first + letter not in known:
+                known.add(first + letter)
                 tokens.append(first + letter)
                 merges.append((first, letter))
         if len(tokens) == VOCAB:
@@ -187,5 +187,5 @@ def _alphabet() -> list[str]:
     return [*map(chr, printable), *(chr(256 + i) for i in range(len(others)))]
 
 
-def _json(path: Path, held: Any) -> None:
-    path.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
+def _json(path: Path, contents: Any) -> None:
+    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")

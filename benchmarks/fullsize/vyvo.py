@@ -25,26 +25,26 @@ CUSTOM = 28683  # <custom_token_0> .. that fine-tuning appended: 11 for control,
 
 
 def write(folder: Path, variant: str, seed: int) -> None:
-    held = json.loads((files("benchmarks.fullsize") / "vyvo.json").read_text())
-    release, table = held[variant], vyvo_tokens.TABLES[held[variant]["table"]]
+    contents = json.loads((files("benchmarks.fullsize") / "vyvo.json").read_text())
+    release, table = contents[variant], vyvo_tokens.TABLES[contents[variant]["table"]]
     lm, codec = folder / "lm", folder / "snac_24khz"
     lm.mkdir()
     codec.mkdir()
     _json(lm / "config.json", release["config"])
     _json(lm / "generation_config.json", release["generation"])
-    _json(codec / "config.json", held["snac"])
+    _json(codec / "config.json", contents["snac"])
     _json(lm / "tokenizer.json", tokenizer(release, table["TOKENIZER_LENGTH"]))
     rows = (f"{name}: {value}\n" for name, value in table.items())
     (folder / "inference.yaml").write_text("".join(["CODEC_TYPE: snac\nCODEC_MODEL: null\nNUM_CODEBOOKS: 8\n", *rows]))
     recorder = Recorder()
-    speech = SnacConfig.of(held["snac"])
+    speech = SnacConfig.of(contents["snac"])
     codes = vyvo_tokens.CodeIds(table["AUDIO_TOKENS_START"], speech.places, speech.codebook_size)
     with deferring():
         config = DecoderConfig.of(release["config"])
         for _ in vyvo.parts(recorder, config, codes, table["END_OF_SPEECH"]):
             pass
     save(lm / "model.safetensors", recorder.shapes, seed, half=True)
-    save_codec(codec / "pytorch_model.bin", held["snac"], seed + 1)
+    save_codec(codec / "pytorch_model.bin", contents["snac"], seed + 1)
 
 
 class _Codec(Recorder):
@@ -55,7 +55,7 @@ class _Codec(Recorder):
 
 
 def save_codec(path: Path, config: dict[str, Any], seed: int) -> None:
-    """80 MB, made in one go, since a torch file is written so."""
+    """Writes 80 MB at once, because a torch file is written as a whole."""
     recorder = _Codec()
     for _ in snac.parts(recorder, SnacConfig.of(config)):
         pass
@@ -63,27 +63,27 @@ def save_codec(path: Path, config: dict[str, Any], seed: int) -> None:
 
 
 def _codec_values(shapes: Shapes, draws: torch.Generator) -> dict[str, torch.Tensor]:
-    """Sized so that a signal neither dies nor explodes: weight norm sets the length of every kernel to about 1."""
-    made = {}
+    """Values with which a signal neither dies nor explodes: weight norm sets the length of every kernel to about 1."""
+    values = {}
     for name, shape in sorted(shapes.items()):
         noise = torch.randn(shape, generator=draws)
         if name.endswith((".alpha", "original0")):
-            made[name] = 1 + 0.1 * noise
+            values[name] = 1 + 0.1 * noise
         else:
-            made[name] = noise * (0.02 if name.endswith("bias") else 1.0)
+            values[name] = noise * (0.02 if name.endswith("bias") else 1.0)
     # a transposed convolution's kernels are normed per input, and each output sums two taps of all inputs
     for name in [
         n for n in shapes if n.startswith("decoder.") and n.endswith("block.1.parametrizations.weight.original0")
     ]:
         inputs, outputs, kernel = shapes[name.replace("original0", "original1")]
         if kernel != 7:
-            made[name] *= (outputs * kernel / (2 * inputs)) ** 0.5
+            values[name] *= (outputs * kernel / (2 * inputs)) ** 0.5
     # what ends a residual unit, the noise and the last convolution: where tanh saturates, 2e-6 before it is 3e-2 after
     for pattern, share in {r"block\.3": 0.2, r"block\.2\.linear": 0.3, r"decoder\.model\.7": 0.1}.items():
-        for name in made:
+        for name in values:
             if re.search(rf"{pattern}\.parametrizations\.weight\.original0", name):
-                made[name] *= share
-    return made
+                values[name] *= share
+    return values
 
 
 def tokenizer(release: dict[str, Any], length: int) -> dict[str, Any]:
@@ -150,5 +150,5 @@ def _alphabet() -> list[str]:
     return [*map(chr, printable), *(chr(256 + i) for i in range(256 - len(printable)))]
 
 
-def _json(path: Path, held: Any) -> None:
-    path.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
+def _json(path: Path, contents: Any) -> None:
+    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")

@@ -28,20 +28,20 @@ def test_what_was_added_is_what_was_not_there(before: list[pages.Span], after: l
 
 @pytest.mark.skipif(not pages.MAPS.exists(), reason="no /proc")
 def test_memory_taken_within_is_asked_for_in_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[pages.Span] = []
+    requests: list[pages.Span] = []
 
     class Libc:
         def madvise(self, start: ctypes.c_void_p, size: ctypes.c_size_t, advice: int) -> int:
             assert advice == pages.COLLAPSE
-            asked.append((start.value or 0, (start.value or 0) + size.value))
+            requests.append((start.value or 0, (start.value or 0) + size.value))
             return 0
 
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Libc())
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     earlier = mmap.mmap(-1, 4 * pages.HUGE, flags=private)
     with pages.huge():
-        held = mmap.mmap(-1, 8 * pages.HUGE, flags=private)
-        held[::4096] = b"x" * (len(held) // 4096)
+        pool = mmap.mmap(-1, 8 * pages.HUGE, flags=private)
+        pool[::4096] = b"x" * (len(pool) // 4096)
 
     def address(memory: mmap.mmap) -> int:
         start: int = np.frombuffer(memory, np.uint8).ctypes.data
@@ -49,10 +49,10 @@ def test_memory_taken_within_is_asked_for_in_large_pages(monkeypatch: pytest.Mon
 
     def share(memory: mmap.mmap) -> float:
         start, stop = address(memory), address(memory) + len(memory)
-        return sum(max(0, min(b, stop) - max(a, start)) for a, b in asked) / len(memory)
+        return sum(max(0, min(b, stop) - max(a, start)) for a, b in requests) / len(memory)
 
-    assert all(a % pages.HUGE == 0 and b % pages.HUGE == 0 for a, b in asked)
-    assert share(held) >= 6 / 8  # but for its ends
+    assert all(a % pages.HUGE == 0 and b % pages.HUGE == 0 for a, b in requests)
+    assert share(pool) >= 6 / 8  # but for its ends
     assert share(earlier) == 0
 
 

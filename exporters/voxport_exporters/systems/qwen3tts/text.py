@@ -12,7 +12,7 @@ SPLIT = (
 
 
 def tokenizer(folder: Path) -> tuple[bytes, tuple[Path, ...]]:
-    """(contents of tokenizer.json for a model's folder, the files it was made from).
+    """(contents of tokenizer.json for a model's folder, the files it comes from).
 
     Every added token is marked as special there, those like <think> too: what the runtime reads as plain text is then
     all of a user's text.
@@ -20,16 +20,16 @@ def tokenizer(folder: Path) -> tuple[bytes, tuple[Path, ...]]:
     whole = folder / "tokenizer.json"
     if whole.is_file():
         try:
-            held = json.loads(whole.read_text())
-            held["added_tokens"] = [token | {"special": True} for token in held.get("added_tokens", [])]
+            contents = json.loads(whole.read_text())
+            contents["added_tokens"] = [token | {"special": True} for token in contents.get("added_tokens", [])]
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{whole}: not a tokenizer.json: {error}") from None
-        return json.dumps(held, ensure_ascii=False).encode(), (whole,)
+        return json.dumps(contents, ensure_ascii=False).encode(), (whole,)
     files = tuple(folder / name for name in ("vocab.json", "merges.txt", "tokenizer_config.json"))
     try:
         vocab, merges, config = (path.read_text() for path in files)
         added = json.loads(config).get("added_tokens_decoder", {})
-        made = {
+        contents = {
             "version": "1.0",
             "added_tokens": [
                 {"id": int(i), **token, "special": True} for i, token in sorted(added.items(), key=lambda a: int(a[0]))
@@ -50,8 +50,8 @@ def tokenizer(folder: Path) -> tuple[bytes, tuple[Path, ...]]:
             },
         }
     except OSError as error:
-        wanted = "tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json"
-        raise FileNotFoundError(f"{error.filename}: no such file; wanted {wanted}") from None
+        choices = "tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json"
+        raise FileNotFoundError(f"{error.filename}: no such file; wanted {choices}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}: its vocab.json and tokenizer_config.json make no tokenizer: {error}") from None
-    return json.dumps(made, ensure_ascii=False).encode(), files
+    return json.dumps(contents, ensure_ascii=False).encode(), files
