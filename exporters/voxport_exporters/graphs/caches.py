@@ -83,8 +83,8 @@ def int8(model: onnx.ModelProto, stage: Stage, scales: Mapping[str, Array], stor
 def rounded(values: Array, scale: Array) -> Array:
     """values [batch, kv heads, time, head size] as the cache gives them back."""
     step = scale.reshape(values.shape[1], 1, -1)
-    kept: Array = np.clip(np.rint(values / step), -128, 127) * step
-    return kept
+    restored: Array = np.clip(np.rint(values / step), -128, 127) * step
+    return restored
 
 
 def _attentions(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -35,12 +35,12 @@ def fidelity(parts: Mapping[str, Part], folder: Path, tokens: Array, heads: list
         hidden, *_ = net.decoder(rows, none, *state)
 
     lm = OrtSession(folder / "lm.onnx")
-    wanted = {index for index, _ in heads}
-    cache, seen = lm.start(**axes), {}
+    positions = {index for index, _ in heads}
+    cache, hiddens = lm.start(**axes), {}
     for index, token in enumerate(tokens):
         out, cache = lm(cache, tokens=token.reshape(1, 1), past=np.array([index]))
-        if index in wanted:
-            seen[index] = out["hidden"]
+        if index in positions:
+            hiddens[index] = out["hidden"]
 
     exact, quantized = [], []
     for name in sorted({name for _, name in heads}):
@@ -48,7 +48,7 @@ def fidelity(parts: Mapping[str, Part], folder: Path, tokens: Array, heads: list
         with torch.no_grad(), reading(parts[name].net):
             exact += list(parts[name].net(hidden[0, at])[0].numpy())
         head = OrtSession(folder / f"{name}.onnx")
-        feed = np.concatenate([seen[index] for index in at])
+        feed = np.concatenate([hiddens[index] for index in at])
         quantized += list(head(head.start(), hidden=feed)[0]["logits"])
     return _compare(np.stack(exact), np.stack(quantized))
 

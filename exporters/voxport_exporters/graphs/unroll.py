@@ -5,7 +5,7 @@ chain.add(first, "first", {"x": "x", "y": "y.0"})                         # valu
 chain.add(step, "step1", {"x": "y.0", "y": "y.1"}, {"head.": "heads.1."})  # weights by prefix -> what they are here
 model = chain.model(stage)
 
-Weights go by name: what two graphs both call `layers.0.weight` is held once. Constants that a trace left go by value.
+Weights go by name: what two graphs both call `layers.0.weight` is stored once. Constants that a trace left go by value.
 """
 
 from collections.abc import Mapping
@@ -53,16 +53,16 @@ class Chain:
         def outside(value: str) -> str:
             return names.get(value, f"{name}.{value}") if value else ""
 
-        for given in model.graph.node:
+        for source in model.graph.node:
             node = NodeProto()
-            node.CopyFrom(given)
-            node.name = f"{name}.{given.name}"
-            node.input[:] = [outside(value) for value in given.input]
-            node.output[:] = [outside(value) for value in given.output]
+            node.CopyFrom(source)
+            node.name = f"{name}.{source.name}"
+            node.input[:] = [outside(value) for value in source.input]
+            node.output[:] = [outside(value) for value in source.output]
             self._nodes.append(node)
-        for given_value in (*model.graph.value_info, *model.graph.output, *model.graph.input):
+        for source in (*model.graph.value_info, *model.graph.output, *model.graph.input):
             value = onnx.ValueInfoProto()
-            value.CopyFrom(given_value)
+            value.CopyFrom(source)
             value.name = outside(value.name)
             self._shapes.setdefault(value.name, value)
         for opset in model.opset_import:

@@ -176,7 +176,7 @@ class LanguageModel(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits of the rows a grammar allows, given as [start, stop) ranges of ids in the order of the output."""
+    """Logits of the rows a grammar allows, as [start, stop) ranges of ids in the order of the output."""
 
     def __init__(self, w: Weights, config: DecoderConfig, rows: list[tuple[int, int]] | None = None) -> None:
         super().__init__()

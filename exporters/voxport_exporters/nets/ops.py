@@ -147,7 +147,7 @@ def cached_attention(
 
     q [batch, time, heads * size], k and v [batch, time, kv heads * size]; keys and values [batch, kv heads, capacity,
     size] hold `places.past` columns of each row and get the new ones, in place where input and output share memory;
-    columns beyond are never read. `window`: tokens that are seen, the new one included; 0: all. Returns the shape of q,
+    columns beyond are never read. `window`: tokens that a token sees, itself included; 0: all. Returns the shape of q,
     next keys, next values.
 
     onnxruntime's operator masks by itself, so the cpu target computes no mask. It takes several new tokens into caches

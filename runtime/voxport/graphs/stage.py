@@ -1,6 +1,6 @@
 """What a graph takes and gives: the one declaration of every tensor.
 
-`exporters/<system>.py` declares a Stage beside the net; `export()` derives names, example feed and free axes from it;
+An exporter declares a Stage beside the net; `export()` derives names, example feed and free axes from it;
 afterwards the graph itself is the declaration and `Stage.of(session)` reads it back.
 """
 
@@ -54,7 +54,7 @@ class TensorSpec:
         if array.dtype != self.dtype:
             raise ValueError(f"{self}: got dtype {array.dtype}")
         fits = len(array.shape) == len(self.shape) and all(
-            isinstance(want, str) or want == got for want, got in zip(self.shape, array.shape, strict=True)
+            isinstance(size, str) or size == length for size, length in zip(self.shape, array.shape, strict=True)
         )
         if not fits:
             raise ValueError(f"{self}: got shape {list(array.shape)}")
@@ -97,12 +97,12 @@ class Stage:
         """Reads the declaration back from a graph: state is every input `x` that has an output `next.x`."""
         inputs = [_tensor(value) for value in session.get_inputs()]
         outputs = [_tensor(value) for value in session.get_outputs()]
-        given = {t.name for t in outputs}
+        names = {t.name for t in outputs}
         return cls(
             name,
-            inputs=tuple(t for t in inputs if NEXT + t.name not in given),
+            inputs=tuple(t for t in inputs if NEXT + t.name not in names),
             outputs=tuple(t for t in outputs if not t.name.startswith(NEXT)),
-            state=tuple(t for t in inputs if NEXT + t.name in given),
+            state=tuple(t for t in inputs if NEXT + t.name in names),
         )
 
 

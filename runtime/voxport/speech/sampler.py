@@ -20,7 +20,7 @@ RANGE = 1e-9, 1e9  # of temperature and penalty: scores stay finite in float32 a
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen. ValueError in one line when a value cannot be."""
+    """How the next token follows from scores. Raises ValueError in one line when a value is out of its range."""
 
     temperature: float  # above 0; below 1 sharpens
     top_k: int  # only the k best are drawn from; 0: all
@@ -29,18 +29,19 @@ class Sampling:
 
     def __post_init__(self) -> None:
         least, most = RANGE
-        laws = {
-            f"temperature {self.temperature}: wanted above 0, {least:g} .. {most:g} "
-            "(for the best token every time use --greedy)": least <= self.temperature <= most,
-            f"top_k {self.top_k}: wanted 1 or more, or 0 for all": self.top_k >= 0,
-            f"top_p {self.top_p}: wanted above 0, up to 1": 0 < self.top_p <= 1,
-            f"repetition_penalty {self.repetition_penalty}: wanted above 0, {least:g} .. {most:g} (1 is none)": (
-                least <= self.repetition_penalty <= most
-            ),
-        }
-        for law, holds in laws.items():
-            if not holds:
-                raise ValueError(law)
+        if not least <= self.temperature <= most:
+            raise ValueError(
+                f"temperature {self.temperature}: wanted above 0, {least:g} .. {most:g} "
+                "(for the best token every time use --greedy)"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k {self.top_k}: wanted 1 or more, or 0 for all")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p}: wanted above 0, up to 1")
+        if not least <= self.repetition_penalty <= most:
+            raise ValueError(
+                f"repetition_penalty {self.repetition_penalty}: wanted above 0, {least:g} .. {most:g} (1 is none)"
+            )
 
     def penalized(self, scores: Scores, history: npt.NDArray[np.bool_]) -> Scores:
         """scores [n], history bool [n] (the ids that came before, prompt included) -> scores [n], a copy."""
@@ -52,27 +53,27 @@ class Sampling:
         return scores
 
     def chances(self, scores: Scores) -> tuple[Array, Scores]:
-        """scores [n] -> (ids kept, ascending; their probabilities, which sum to 1)."""
-        kept = np.arange(len(scores))
+        """scores [n] -> (ids that may be drawn, ascending; their probabilities, which sum to 1)."""
+        ids = np.arange(len(scores))
         scores = scores / np.float32(self.temperature)
         if 0 < self.top_k < len(scores):
             least = np.partition(scores, -self.top_k)[-self.top_k]
-            kept = np.flatnonzero(scores >= least)
-            scores = scores[kept]
+            ids = np.flatnonzero(scores >= least)
+            scores = scores[ids]
         p = _softmax(scores)
         if self.top_p < 1:
             # Upstream drops, worst first, while what is dropped holds no more than 1 - top_p; the best always stays.
             rising = np.sort(p)
             first = int(np.searchsorted(_sums(rising), np.float32(1 - self.top_p), side="right"))
             stays = p >= rising[min(first, len(p) - 1)]
-            kept, p = kept[stays], _softmax(scores[stays])
-        return kept, p
+            ids, p = ids[stays], _softmax(scores[stays])
+        return ids, p
 
     def draw(self, scores: Scores, u: float) -> int:
         """scores [n], u even over [0, 1) -> the first id, ascending, whose cumulative probability exceeds u."""
-        kept, p = self.chances(scores)
+        ids, p = self.chances(scores)
         at = int(np.searchsorted(_sums(p), np.float32(u), side="right"))
-        return int(kept[min(at, len(kept) - 1)])  # the sum may round to a little below 1
+        return int(ids[min(at, len(ids) - 1)])  # the sum may round to a little below 1
 
     def choose(self, scores: Scores, history: npt.NDArray[np.bool_], u: float | None) -> int:
         """scores [n], history bool [n] -> id; the best when `u` is None (ties: the lowest id)."""
@@ -81,7 +82,7 @@ class Sampling:
 
     @classmethod
     def of(cls, settings: dict[str, bool | int | float | str]) -> Self:
-        """From settings that hold these names among others."""
+        """From settings with these names among others."""
         return cls(
             float(settings["temperature"]),
             int(settings["top_k"]),

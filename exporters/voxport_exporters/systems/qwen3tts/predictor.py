@@ -2,7 +2,7 @@
 (docs/systems/qwen3tts.md 5).
 
 A frame is one graph of books - 1 passes, and its draws are inputs. Weights that several nodes of one graph read are
-held once; a Loop or an If would hold them in a subgraph, where onnxruntime either copies them or, when they stay
+stored once; a Loop or an If would store them in a subgraph, where onnxruntime either copies them or, when they stay
 outside, does not pack them and runs three times slower (docs/performance.md 2). Tracing all passes takes minutes, so
 only `First` and one `Pass` are traced, and unroll.py puts them together.
 """
@@ -55,11 +55,11 @@ class Predictor(nn.Module):
         first, others = self.passes()
         settings = (temperature, top_k, top_p)
         # Not by __call__: the parts of a pass go by their names in this net when operations are counted.
-        made = [first.forward(hidden, code, uniforms[:, :1], *settings)]
+        outputs = [first.forward(hidden, code, uniforms[:, :1], *settings)]
         for i, other in enumerate(others, start=1):
-            _, total, _, *rest = made[-1]
-            made.append(other.forward(torch.tensor([i + 1]), total, uniforms[:, i : i + 1], *settings, *rest))
-        codes, totals, logits, *_ = zip(*made, strict=True)
+            _, total, _, *rest = outputs[-1]
+            outputs.append(other.forward(torch.tensor([i + 1]), total, uniforms[:, i : i + 1], *settings, *rest))
+        codes, totals, logits, *_ = zip(*outputs, strict=True)
         tap("logits", torch.cat(logits, dim=1))
         return torch.cat(codes, dim=1), totals[-1], torch.cat(logits, dim=1)
 
@@ -150,7 +150,7 @@ def drawn(logits: Tensor, u: Tensor, temperature: Tensor, top_k: Tensor, top_p: 
     """Draws one code per row: the first whose cumulative probability exceeds `u`. logits [batch, size], u [batch, 1]
     -> int64 [batch].
 
-    As transformers' processors: divided by temperature [1], the top_k [1] best kept (ties with the last as well; 0:
+    As transformers' processors: divided by temperature [1], the top_k [1] best stay (ties with the last as well; 0:
     all), of them the best that hold `top_p` [1] together. With top_k 1 and u 0: the best code, the first of equals.
     """
     size = logits.shape[-1]

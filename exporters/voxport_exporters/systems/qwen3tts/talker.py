@@ -50,11 +50,11 @@ class TextTable(nn.Module):
             p = w.at("text_projection")
             w1, b1 = p.take("linear_fc1.weight", inputs, inputs), p.take("linear_fc1.bias", inputs)
             w2, b2 = p.take("linear_fc2.weight", width, inputs), p.take("linear_fc2.bias", width)
-            made = torch.empty(vocab, width, device=raw.device)
+            projected = torch.empty(vocab, width, device=raw.device)
             for start in range(0, vocab, CHUNK):
                 rows = slice(start, start + CHUNK)
-                made[rows] = F.linear(act(F.linear(raw[rows], w1, b1)), w2, b2)
-            return made
+                projected[rows] = F.linear(act(F.linear(raw[rows], w1, b1)), w2, b2)
+            return projected
 
         self.table = later(table)
 

@@ -54,7 +54,7 @@ def _rows(session: Session, **inputs: Array) -> Array:
 
 @dataclass(frozen=True)
 class Rule:
-    """How codes are chosen: `first` draws code 0, `rest` the others; the best one where they are None.
+    """How codes follow from logits: `first` draws code 0, `rest` the others; the best one where they are None.
 
     `processed` holds the penalty that acts on code 0 in either case; `least`: tokens before the end.
     """
@@ -65,19 +65,19 @@ class Rule:
     least: int
 
     @classmethod
-    def of(cls, chosen: Settings, greedy: bool) -> Self:
+    def of(cls, settings: Settings, greedy: bool) -> Self:
         """From settings by upstream's names."""
-        first = Sampling.of(chosen)
-        sub = {name: chosen[f"subtalker_{name}"] for name in ("temperature", "top_k", "top_p")}
+        first = Sampling.of(settings)
+        sub = {name: settings[f"subtalker_{name}"] for name in ("temperature", "top_k", "top_p")}
         try:
             rest = Sampling.of(sub | {"repetition_penalty": 1.0})
         except ValueError as error:
             raise ValueError(f"subtalker_{error}") from None
         return cls(
             first,
-            first if chosen["do_sample"] and not greedy else None,
-            rest if chosen["subtalker_dosample"] and not greedy else None,
-            int(chosen["min_new_tokens"]),
+            first if settings["do_sample"] and not greedy else None,
+            rest if settings["subtalker_dosample"] and not greedy else None,
+            int(settings["min_new_tokens"]),
         )
 
     @property
@@ -88,7 +88,7 @@ class Rule:
 
 @dataclass
 class Row:
-    """One generation. `limit()` tokens may be made, at most `most`; the last has no frame. `draws(frame)` float32
+    """One generation. It may take `limit()` tokens, at most `most`; the last has no frame. `draws(frame)` float32
     [books] in [0, 1): code 0 first. `stopped` says in the end why: "end", or "max_new_tokens" for any limit."""
 
     prompt: Prompt
@@ -113,7 +113,7 @@ class LanguageModel:
     def generate(self, rows: Sequence[Row], rule: Rule, watch: Watch | None = None) -> Iterator[list[Array | None]]:
         """The next frame of every row, int64 [books], None for rows that stopped; until all have.
 
-        `watch` is given every output of the graphs, and between them "choice", the rows' codes 0.
+        `watch` gets every output of the graphs, and between them "choice", the rows' codes 0.
         """
         see: Watch = watch or (lambda *_: None)
         room = max(len(row.prompt.embeds) + row.most for row in rows)
@@ -153,7 +153,7 @@ class LanguageModel:
     def read(
         self, prompt: Prompt, codes: Array, hidden: Array | None = None
     ) -> Iterator[tuple[str, Mapping[str, Array]]]:
-        """Outputs of talker and predictor, in turn, while they are made to say codes [frames, books].
+        """Outputs of talker and predictor, in turn, while every code is forced to be that of `codes` [frames, books].
 
         `hidden` [frames, width]: what the predictor is fed in place of the talker's.
 

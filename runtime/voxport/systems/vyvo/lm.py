@@ -145,5 +145,5 @@ class LanguageModel:
 
 
 def _add(history: Array, ids: Array) -> None:
-    """Marks ids as said: history bool [n], of which larger ids are no part."""
+    """Marks ids in history, bool [n]; ids from n on are left out."""
     history[ids[ids < len(history)]] = True
