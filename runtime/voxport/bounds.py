@@ -20,19 +20,19 @@ EQUAL = Bound(0.0)  # integers: codes, tokens, lengths
 
 RESAMPLED = Bound(1e-6)
 
-LLVC_AUDIO = Bound(5e-6)
-LLVC_STATE = Bound(1e-4, 1e-5)  # the fixture's states reach 35
+CONVERTER_AUDIO = Bound(5e-6)
+CONVERTER_STATE = Bound(1e-4, 1e-5)  # the fixture's states reach 35
 
 # Activations reach 400 in the fixture's decoder, where float32 keeps 3e-5; the next layers square and sum them.
 SNAC_AUDIO = Bound(1e-4)
 SNAC_LAYER = Bound(1e-6, of_peak=5e-5)  # against upstream
 SNAC_SPLIT = Bound(2e-5)  # samples whose steps were of other sizes: float32 sums in another order
 
-VYVO_LOGITS = Bound(2e-4)  # logits of size 10
+LM_LOGITS = Bound(2e-4)  # logits of size 10
 # What layers hand on, keys and values: below 100 tighter than logits. Large models keep single residual channels of
 # thousands (3,380 in a random full-size LFM2), where float32's sums of another order are 2.4e-3 apart.
-VYVO_HIDDEN = Bound(1e-4, 2e-6)
-VYVO_CHANCES = Bound(1e-5)
+LM_HIDDEN = Bound(1e-4, 2e-6)
+LM_CHANCES = Bound(1e-5)
 
 
 # The same graph on another machine: kernels sum in another order, and a uint8 activation that rounds the other way is
@@ -49,8 +49,8 @@ QUANTIZED = Bound(1e-5, of_peak=1e-2)
 QUANTIZED_LM = Bound(1e-5, of_peak=1e-1)
 
 # Qwen3-TTS. Hidden states pass through as many layers as there are steps before them; codes are equal all the same.
-QWEN3TTS_PROMPT = Bound(1e-5)
-QWEN3TTS_HIDDEN = Bound(1e-4)
-QWEN3TTS_LOGITS = Bound(2e-3)
-QWEN3TTS_AUDIO = Bound(1e-4)
-QWEN3TTS_VOICE = Bound(1e-3)  # near the mel floor of 1e-5, float32 and float64 spectra differ by 1e-4
+TALKER_PROMPT = Bound(1e-5)
+TALKER_HIDDEN = Bound(1e-4)
+TALKER_LOGITS = Bound(2e-3)
+CODEC12HZ_AUDIO = Bound(1e-4)
+XVECTOR = Bound(1e-3)  # near the mel floor of 1e-5, float32 and float64 spectra differ by 1e-4

@@ -37,8 +37,6 @@ ORDER = {
     ),
     "parity/voxport_parity": (" trace compare reference", "systems.*", "systems", "chain", "cli"),
 }
-# Rooms that still name a system in their code. Shrinks to nothing.
-STILL_NAMING = {"runtime/voxport/bounds.py"}
 
 
 def system_of(name: str) -> str | None:
@@ -129,7 +127,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_rooms_name_no_system() -> None:
     rooms = [m for name, m in floors(ROOT).items() if room_of(name) not in ("systems", "systems.*")]
     found = {m.path.relative_to(ROOT).as_posix() for m in rooms if namings(m, SYSTEMS)}
-    assert sorted(found - STILL_NAMING) == []
+    assert sorted(found) == []
 
 
 def test_every_system_is_a_package_of_the_same_name_on_every_floor() -> None:

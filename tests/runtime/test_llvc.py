@@ -62,7 +62,7 @@ def opened(folder: Path, target: str = "cpu", recipe: str = "fp32") -> Converter
     return Converter(Bundle(folder / "bundle"))
 
 
-def hold(got: Array, want: torch.Tensor, bound: float = bounds.LLVC_AUDIO.absolute) -> None:
+def hold(got: Array, want: torch.Tensor, bound: float = bounds.CONVERTER_AUDIO.absolute) -> None:
     assert got.shape == tuple(want.shape)
     assert np.abs(got - want.numpy()).max() <= bound
 

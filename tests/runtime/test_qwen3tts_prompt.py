@@ -15,7 +15,7 @@ from safetensors.torch import load_file as load_torch
 from tests.bundles import FIXTURES
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from voxport.bounds import QWEN3TTS_PROMPT
+from voxport.bounds import TALKER_PROMPT
 from voxport.systems.qwen3tts.prompt import Prompt, Prompts, Reference, Text
 from voxport.systems.qwen3tts.text import Words, settled
 
@@ -120,11 +120,11 @@ def test_prompts_are_upstreams(name: str, run: str, checkpoint: Any, tokenizer: 
         wanted, trailing = held.golden[f"{run}.prefill_embeds"][0], held.golden[f"{run}.trailing_text"][0]
         assert prompt.embeds.shape == wanted.shape
         assert prompt.embeds.dtype == np.float32
-        assert np.abs(prompt.embeds - wanted).max() < QWEN3TTS_PROMPT.absolute
+        assert np.abs(prompt.embeds - wanted).max() < TALKER_PROMPT.absolute
         rows = [*prompt.trailing] or [prompt.pad]  # upstream writes the padding once where no text is left
         assert len(rows) == len(trailing)
-        assert np.abs(np.stack(rows) - trailing).max() < QWEN3TTS_PROMPT.absolute
-        assert np.abs(prompt.pad - held.golden[f"{run}.tts_pad_embed"][0, 0]).max() < QWEN3TTS_PROMPT.absolute
+        assert np.abs(np.stack(rows) - trailing).max() < TALKER_PROMPT.absolute
+        assert np.abs(prompt.pad - held.golden[f"{run}.tts_pad_embed"][0, 0]).max() < TALKER_PROMPT.absolute
 
 
 def test_ids_are_upstreams(checkpoint: Any, tokenizer: Path) -> None:
@@ -185,8 +185,8 @@ def test_a_row_of_text_is_there_as_soon_as_its_word_is(checkpoint: Any, tokenize
     prompt = held.prompt("cv_textstream", words, words.target(pieces()))
     assert len(given_) == 2
     rows = np.stack(list(prompt.trailing))
-    assert np.abs(rows - held.golden["cv_textstream.trailing_text"][0]).max() < QWEN3TTS_PROMPT.absolute
-    assert np.abs(prompt.embeds - held.golden["cv_textstream.prefill_embeds"][0]).max() < QWEN3TTS_PROMPT.absolute
+    assert np.abs(rows - held.golden["cv_textstream.trailing_text"][0]).max() < TALKER_PROMPT.absolute
+    assert np.abs(prompt.embeds - held.golden["cv_textstream.prefill_embeds"][0]).max() < TALKER_PROMPT.absolute
 
 
 def test_names_are_known_in_any_case_and_unknown_ones_are_refused(checkpoint: Any) -> None:

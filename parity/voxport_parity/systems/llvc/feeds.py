@@ -32,7 +32,7 @@ def bound(name: str) -> Bound:
     if name.rpartition(".")[2] in RESAMPLED:
         return bounds.RESAMPLED
     audible = not CALL.search(name) or name.endswith((".chunks.out", ".out_conv.out", ".output"))
-    return bounds.LLVC_AUDIO if audible else bounds.LLVC_STATE
+    return bounds.CONVERTER_AUDIO if audible else bounds.CONVERTER_STATE
 
 
 def stage(name: str) -> str:

@@ -39,12 +39,12 @@ def bound(name: str) -> Bound:
     if name.startswith("ref."):
         return bounds.RESAMPLED
     if name.startswith("spk."):
-        return bounds.QWEN3TTS_VOICE
+        return bounds.XVECTOR
     if last.endswith("wav"):
-        return bounds.QWEN3TTS_AUDIO
+        return bounds.CODEC12HZ_AUDIO
     if last in ("prefill_embeds", "trailing_text", "tts_pad_embed", "special_embeds"):
-        return bounds.QWEN3TTS_PROMPT
-    return bounds.QWEN3TTS_LOGITS if last in SCORES else bounds.QWEN3TTS_HIDDEN
+        return bounds.TALKER_PROMPT
+    return bounds.TALKER_LOGITS if last in SCORES else bounds.TALKER_HIDDEN
 
 
 def stage(name: str) -> str:

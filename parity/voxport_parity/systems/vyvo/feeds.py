@@ -40,10 +40,10 @@ def bound(name: str) -> Bound:
     if name.startswith(("decode.", "encode.")) and TAPS.match(name):
         return bounds.SNAC_LAYER
     if kind == "probs":
-        return bounds.VYVO_CHANCES
+        return bounds.LM_CHANCES
     if re.fullmatch(r"hidden\d+|key|value|conv_state", kind):
-        return bounds.VYVO_HIDDEN
-    return bounds.VYVO_LOGITS if _is_score(kind) else bounds.EQUAL
+        return bounds.LM_HIDDEN
+    return bounds.LM_LOGITS if _is_score(kind) else bounds.EQUAL
 
 
 def rounded(name: str) -> Bound | None:
