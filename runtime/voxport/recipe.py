@@ -7,6 +7,7 @@ import msgspec
 
 Kind = Literal["fp32", "int8", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
 
+BLOCKWISE = ("int8b", "int4", "hqq4")  # kinds that have a scale per block of inputs
 BLOCKS = (16, 32, 64, 128, 256)  # that onnxruntime's kernel takes
 
 

@@ -13,6 +13,7 @@ from voxport.cli.errors import one_line
 from voxport.cli.options import BUNDLE, CHECK, FACTOR, THREADS
 from voxport.graphs.stage import Stage
 from voxport.manifest import StageRecord
+from voxport.recipe import BLOCKWISE
 from voxport.verify import BrokenError
 from voxport.verify import verify as rehearse
 
@@ -23,7 +24,7 @@ from voxport.verify import verify as rehearse
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON, and with --tensors the graphs.")
 @CHECK
 def info(bundle: Path, tensors: bool, as_json: bool, check: Check) -> None:
-    """Say what a bundle is: system, source, recipe, sizes, every stage as export measured it, and every file.
+    """Say what a bundle is: system, source, the recipe as applied, every stage as export measured it, and every file.
 
     \b
     Examples:
@@ -43,6 +44,11 @@ def info(bundle: Path, tensors: bool, as_json: bool, check: Check) -> None:
     source = manifest.source
     where = _listed(source.repos, " at ") if source.repos else "a local checkpoint"
     click.echo(f"from {where}: {', '.join(source.files)}")
+    if manifest.recipe.rule:
+        click.echo("\nrules, of which the last that matches a weight counts:")
+    for rule in manifest.recipe.rule:
+        block = f" in blocks of {rule.block}" if rule.kind in BLOCKWISE else ""
+        click.echo(f"  {rule.kind}{block}: weights {rule.weights} of stage {rule.stage}")
     click.echo("\nstages:")
     for name, record in manifest.stages.items():
         click.echo(f"  {name}: {_size(record.weight_bytes)} of weights{_quantization(record)}")

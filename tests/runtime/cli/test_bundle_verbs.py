@@ -30,6 +30,12 @@ def test_info_says_what_a_bundle_is(bundle: Path) -> None:
     assert "float32[" not in text
 
 
+def test_info_lists_the_rules_as_they_were_applied(llvc_bundles: Export, vyvo_bundles: Export) -> None:
+    text = done(run("info", llvc_bundles("int8", "cpu")))
+    assert "  int8: weights * of stage *\n  fp32: weights in_conv* of stage *\n" in text
+    assert "  int4 in blocks of 128: weights * of stage *\n" in done(run("info", vyvo_bundles("int4", "cpu")))
+
+
 def test_info_json_is_the_manifest(bundle: Path) -> None:
     assert json.loads(done(run("info", bundle, "--json"))) == {
         "manifest": json.loads((bundle / "manifest.json").read_text())
