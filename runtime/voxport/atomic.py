@@ -15,7 +15,6 @@ import hashlib
 import os
 import platform
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -133,7 +132,7 @@ def _exchange(first: Path, second: Path) -> bool:
 def _temporary(path: Path, kind: str) -> Path:
     """A free name beside `path` that says which process uses it."""
     pid = os.getpid()
-    return path.parent / f".{path.name}.{kind}.{_host()}-{pid}-{_start(pid)}-{secrets.token_hex(4)}"
+    return path.parent / f".{path.name}.{kind}.{_host()}-{pid}-{_start(pid)}-{os.urandom(4).hex()}"
 
 
 def _temporaries(parent: Path, name: str | None = None, kind: str | None = None) -> list[Path]:

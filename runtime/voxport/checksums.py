@@ -7,7 +7,6 @@ every file is hashed.
 
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -96,6 +95,6 @@ def _write(memory: Path | None, files: Mapping[str, Verified]) -> None:
         return
     with suppress(OSError):
         memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = memory.with_suffix(f".{secrets.token_hex(4)}")
+        temporary = memory.with_suffix(f".{os.urandom(4).hex()}")
         temporary.write_bytes(msgspec.json.encode(files))
         temporary.replace(memory)

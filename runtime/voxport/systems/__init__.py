@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
-from voxport.rehearsal import Rehearsal
-from voxport.speech.rows import Stopwatch
-from voxport.speech.settings import Value
-from voxport.speech.speech import Speech
-from voxport.speech.voices import Voice
+
+if TYPE_CHECKING:  # `import voxport` stays as quick as what it needs
+    from voxport.rehearsal import Rehearsal
+    from voxport.speech.rows import Stopwatch
+    from voxport.speech.settings import Value
+    from voxport.speech.speech import Speech
+    from voxport.speech.voices import Voice
 
 Mode = Literal["exact", "upstream", "offline"]  # of a Converter's streams
 
@@ -25,10 +27,10 @@ class Model(Protocol):
         """Of the audio it makes, in Hz."""
 
     @property
-    def clock(self) -> Stopwatch | None:
+    def clock(self) -> "Stopwatch | None":
         """Steps of its language model and the seconds they took; None where there is no language model."""
 
-    def rehearse(self) -> Rehearsal:
+    def rehearse(self) -> "Rehearsal":
         """The outputs for fixed inputs that `golden/` records at export, by name."""
 
     def workload(self, seconds: float, chunk_factor: int = 1, /) -> Iterator[Array]:
@@ -84,7 +86,7 @@ class Speaker(Codec, Protocol):
         self,
         text: str,
         *,
-        voice: str | os.PathLike[str] | Voice | None = None,
+        voice: "str | os.PathLike[str] | Voice | None" = None,
         language: str | None = None,
         instruct: str | None = None,
         ref_audio: str | os.PathLike[str] | None = None,
@@ -92,8 +94,8 @@ class Speaker(Codec, Protocol):
         seed: int = 0,
         greedy: bool = False,
         stream: bool = True,
-        **settings: Value,
-    ) -> Speech:
+        **settings: "Value",
+    ) -> "Speech":
         """Speech, made while it is iterated.
 
         `voice`: a name, an enrolled voice or the path of one; `language`: of the text; `instruct`: how to say it;
@@ -103,7 +105,7 @@ class Speaker(Codec, Protocol):
         unknown setting.
         """
 
-    def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
+    def enroll(self, path: str | os.PathLike[str], text: str | None) -> "Voice":
         """The voice of a recording in which `text` is said."""
 
 
