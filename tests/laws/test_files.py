@@ -19,8 +19,6 @@ STILL_LONG = {
     "tests/runtime/test_qwen3tts.py",
     "tests/runtime/test_vyvo.py",
 }
-# Modules that still look things up by name instead of by type. Shrinks to nothing.
-STILL_UNTYPED: set[str] = set()
 # Spelled so that this file does not hold what it forbids.
 MACHINE = re.compile("|".join(("/wo" + "rk/", "/ro" + "ot/", r"/ho" + r"me/\w", "land" + r"\.sh", "far" + "m-")))
 
@@ -61,7 +59,7 @@ def test_no_file_is_named_base_utils_common_or_helpers() -> None:
 
 def test_nothing_between_the_floors_is_looked_up_by_name() -> None:
     found = [line for floor in FLOORS for module in modules(ROOT / floor).values() for line in untyped(module)]
-    assert [line for line in found if line.split(":")[0] not in STILL_UNTYPED] == []
+    assert found == []
 
 
 def test_the_repository_names_no_machine_and_no_tool_of_a_workplace() -> None:
