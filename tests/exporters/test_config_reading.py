@@ -48,7 +48,7 @@ def use_codec12hz(path: Path) -> object:
 def use_decoder(config: DecoderConfig) -> object:
     assert min(config.vocab, config.width, config.heads, config.kv_heads, config.head_size, config.ffn) > 0
     assert config.head_size > 10**6 or config.rope.frequencies(config.head_size).shape == (config.head_size // 2,)
-    return config.attends
+    return config.mixers
 
 
 def use_qwen3tts(path: Path) -> object:

@@ -71,11 +71,6 @@ class DecoderConfig:
     kernel: int = 0  # of the short convolutions
     conv_bias: bool = False
 
-    @property
-    def attends(self) -> list[int]:
-        """Indices of the attention layers."""
-        return [i for i, mixer in enumerate(self.mixers) if mixer != "conv"]
-
     @classmethod
     def of(cls, params: Mapping[str, Any], where: str = "config") -> "DecoderConfig":
         """From the dict of a config.json; keys that do not concern the net are ignored.
