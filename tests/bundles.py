@@ -76,14 +76,20 @@ class Bundles:
     root: Path
 
     def __call__(self, fixture: str, recipe: str, target: str) -> Path:
-        """The bundle of a checkpoint in tests/fixtures, exported by whoever asks first."""
+        """The bundle of a checkpoint in tests/fixtures, exported by whoever asks first.
+
+        `recipe`: the name of one, or of two as in int4+codec-int8.
+        """
         checkpoint = FIXTURES / fixture
         files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
         key = digest(files, checkpoint, _tools_and_sources(), recipe, target)
 
         def make(folder: Path) -> None:
             exporter = SYSTEMS[SYSTEM_OF[fixture]]()
-            pack(exporter.job(checkpoint), folder, exporter.recipes[recipe], target)
+            whole, _, codec = recipe.partition("+codec-")
+            rules = exporter.recipes[whole]
+            rules = rules.then(exporter.codec_recipes[codec]) if codec else rules
+            pack(exporter.job(checkpoint), folder, rules, target)
 
         return cached(self.root, f"{fixture}-{recipe}-{target}", key, make)
 

@@ -7,23 +7,25 @@ for systems whose `feeds` have it: of a checkpoint without goldens it is the onl
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from voxport import bounds
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.checksums import record
-from voxport.graphs.ort import OPTIONS, OrtSession
 from voxport.recipe import Recipe
 from voxport_exporters import systems as exporters
+from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import Job, pack
 from voxport_exporters.recipe import named
-from voxport_parity.compare import NOT_COMPARED, Diff, compare
-from voxport_parity.reference import TorchBundle, quantized
+from voxport_parity import products
+from voxport_parity.compare import NOT_COMPARED, Diff, compare, nearness
+from voxport_parity.reference import TorchBundle
+from voxport_parity.rounding import built, rounding
 from voxport_parity.systems import SYSTEMS, Feeds
 from voxport_parity.trace import Golden, Trace
 
@@ -31,10 +33,6 @@ FP32 = Recipe("fp32")
 CODEC = "+codec-"  # between the names of the two recipes of a system with a codec
 
 Tell = Callable[[str], None]
-
-
-# Portable 4-bit products in float32, as their operators say; onnxruntime would round what goes in to 8 bits.
-AS_WRITTEN = {**OPTIONS, "session.qdq_matmulnbits_accuracy_level": "1"}
 
 
 def chain(
@@ -67,15 +65,15 @@ def chain(
     with tempfile.TemporaryDirectory(prefix="voxport-parity-") as folder:
         scratch = Path(folder)
         exported = None if bundle is None else _opened(bundle, system, checkpoint, target, job())
-        rounding = FP32 if exported is None else exported.manifest.recipe  # its rules as applied
+        applied = FP32 if exported is None else exported.manifest.recipe  # its rules as applied
         if recipe is not None:
             requested = _recipe(exporter, recipe)
-            if exported is not None and requested.name != rounding.name:
-                raise ValueError(f"{bundle}: was exported with recipe {rounding.name}, not {requested.name}")
-            rounding = requested if exported is None else rounding
+            if exported is not None and requested.name != applied.name:
+                raise ValueError(f"{bundle}: was exported with recipe {applied.name}, not {requested.name}")
+            applied = requested if exported is None else applied
         if exported is not None:
             target = exported.manifest.target
-        if exported is not None and rounding.name == FP32.name:
+        if exported is not None and applied.name == FP32.name:
             fp32 = exported
         else:
             pack(job(), scratch / "fp32", FP32, target or "cpu")
@@ -83,26 +81,26 @@ def chain(
         found = Golden.of(checkpoint)
         golden = found or feeds.without_golden(fp32)
         links = _Links(system, feeds, golden, TorchBundle(fp32, job().parts), fp32, tell)
-        steps: list[Callable[[], list[Diff]]] = [links.torch] if found is not None else []
-        if options.get("lora") is not None:
-            tell("live link left out: upstream's class does not merge the adapter")
-        else:
-            steps.append(lambda: links.live(job()))
-        steps.append(links.graph)
-        if rounding.name != FP32.name:
 
-            def quantized_link() -> list[Diff]:
-                if exported is None:
-                    pack(job(), scratch / "quantized", rounding, target or "cpu")
-                path = exported.path if exported is not None else scratch / "quantized"
-                return links.quantized(
-                    Bundle(path, check=False, sessions=partial(OrtSession, options=AS_WRITTEN)), job(), rounding
-                )
+        def quantized() -> Bundle:
+            if exported is not None:
+                return exported
+            pack(job(), scratch / "quantized", applied, target or "cpu")
+            return Bundle(scratch / "quantized", check=False)
 
-            steps.append(quantized_link)
-        steps.append(links.streamed)
-        for step in steps:
-            diffs = step()
+        def steps() -> Iterator[list[Diff]]:
+            if found is not None:
+                yield links.torch()
+            if options.get("lora") is None:
+                yield links.live(job())
+            else:
+                tell("live link left out: upstream's class does not merge the adapter")
+            yield links.graph()
+            if applied.name != FP32.name:
+                yield from links.quantized(quantized(), job(), applied)
+            yield links.streamed()
+
+        for diffs in steps():
             yield from diffs
             if not all(d.ok for d in diffs):
                 return
@@ -162,21 +160,55 @@ class _Links:
         """The fp32 graphs against the golden."""
         return self._link("graph", self.feeds.trace(self.fp32, self.golden), self._expected, self.feeds.bound)
 
-    def quantized(self, graph: Bundle, job: Job, recipe: Recipe) -> list[Diff]:
-        """The quantized graphs against the nets that round as they do; the distance to fp32 is reported."""
+    def quantized(self, exported: Bundle, job: Job, recipe: Recipe) -> Iterator[list[Diff]]:
+        """The quantized graphs: every product, then what comes out of them, against nets that round as they do.
+
+        A tensor that is judged must not only be within its bound of the rounding net but also nearer to it than to the
+        fp32 net (bounds.NEARER), unless it is within its fp32 bound of both: a reference that rounds nothing is none.
+        The distance to fp32 is reported.
+        """
+        recorder = products.Recorder()
+        graph = Bundle(exported.path, check=False, sessions=recorder)
+        outputs = self.feeds.trace(graph, self.golden)
+        parts = built(job.parts, recipe)
+        yield self._products(exported, parts, recipe, recorder.calls)
+        reference = self.feeds.trace(TorchBundle(graph, rounding(parts, recipe, graph)), self.golden)
+        plain = self.feeds.trace(self.nets.behind(graph), self.golden)
 
         def bound(name: str) -> Bound | None:
             """Of an int8 codec nothing: a rounding that tips over is as large in its samples as all of them together,
-            and sample by sample the net is no nearer. Its products are held one by one by the tests."""
+            and sample by sample the net is no nearer. Its products are held one by one."""
             eight = recipe.name.endswith("+codec-int8") and self.feeds.stage(name).startswith("codec_")
             return None if eight else self.feeds.rounded(name)
 
-        reference = self.feeds.trace(TorchBundle(graph, quantized(job.parts, recipe, graph)), self.golden)
-        outputs = self.feeds.trace(graph, self.golden)
-        return [
-            *self._link("quantized", outputs, reference, bound),
+        diffs = self._link("quantized", outputs, reference, bound)
+        yield [
+            *(self._nearer(diff, outputs, reference, plain) for diff in diffs),
             *self._link("quantized to fp32", outputs, self._expected, lambda _: None),
         ]
+
+    def _products(self, exported: Bundle, parts: list[Part], recipe: Recipe, calls: dict[str, Trace]) -> list[Diff]:
+        diffs: list[Diff] = []
+        for part in parts:
+            stage = part.stage.name
+            graph = exported.path / f"{stage}.onnx"
+            if stage in calls:
+                call = calls[stage]
+                diffs += products.check(self.system, part, recipe, exported.manifest.target, graph, call)
+            elif products.counted(graph):
+                self.tell(f"the products of stage {stage} are not compared: nothing was fed to it")
+        return diffs
+
+    def _nearer(self, diff: Diff, outputs: Trace, reference: Trace, plain: Trace) -> Diff:
+        """The same Diff with its nearness, where that is judged."""
+        name = diff.tensor
+        if diff.bound is None or name not in plain or plain[name].shape != outputs[name].shape:
+            return diff
+        fp32 = self.feeds.bound(name)
+        if all(self._compare("", name, outputs[name], x[name], lambda _: fp32).ok for x in (reference, plain)):
+            return diff
+        ratio = nearness(outputs[name], reference[name], plain[name])
+        return replace(diff, nearer=ratio, nearer_limit=bounds.NEARER)
 
     def streamed(self) -> list[Diff]:
         """The fp32 graphs again, fed in pieces."""

@@ -8,6 +8,7 @@ import numpy as np
 from voxport.bounds import Bound
 
 NOT_COMPARED = "not compared"  # the link of a golden tensor that no stage produced
+STAND_IN = 1e8  # from this size on a score is upstream's stand-in for one that cannot be, and no tensor's peak
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def compare(
         limits = np.zeros_like(error)
         if bound is not None:
             size = np.abs(w)
-            peak = size.max(where=np.isfinite(size), initial=0)
+            peak = size.max(where=size < STAND_IN, initial=0)
             limits = np.maximum(max(bound.absolute, bound.of_peak * peak), bound.relative * size)
         excess = np.where(error == 0, 0.0, error / limits)
     where = np.unravel_index(int(np.argmax(excess if bound is not None else error)), error.shape)

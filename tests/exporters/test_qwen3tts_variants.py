@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,16 @@ import pytest
 import soundfile as sf
 from benchmarks.fullsize.qwen3tts import Recorder, _codec_shapes, save
 from safetensors.torch import load_file, save_file
-from tests import products
 from tests.bundles import FIXTURES
 from tests.command import done, refusal, run
 from tests.parity.test_parity_live import nets
 
-from voxport.bundle import Bundle
 from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport.systems.qwen3tts.voice import synthetic_voice
 from voxport_exporters.checkpoints.later import deferring
-from voxport_exporters.pack import pack
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
 from voxport_exporters.systems.qwen3tts.config import ModelConfig
-from voxport_parity.reference import quantized
 
 Held = dict[str, Any]
 
@@ -155,42 +152,21 @@ def test_every_variant_of_any_size_speaks_in_every_mode(kind: str, size: str, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["mixed", "int4"])
-@pytest.mark.parametrize("size", SIZES)
-def test_quantized_variants_of_any_size_are_proved(size: str, recipe: str, tmp_path: Path) -> None:
-    """Without goldens the nets that round as the graphs do are the reference."""
-    written(tmp_path, "voice_design", **SIZES[size])
-    text = done(run("parity", "qwen3tts", tmp_path, "--recipe", recipe))
-    assert {line.split()[0] for line in text.splitlines()} == {"graph", "quantized", "streamed"}
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["mixed", "int4", "hqq4"])
 @pytest.mark.parametrize("size", SIZES)
-def test_every_product_is_that_of_the_net_that_rounds_as_it_does(size: str, recipe: str, tmp_path: Path) -> None:
-    root, bundle = tmp_path / "checkpoint", tmp_path / "bundle"
+def test_quantized_variants_of_any_size_are_proved(size: str, recipe: str, tmp_path: Path) -> None:
+    """Without goldens the nets that round as the graphs do are the reference; every product is held to its kernel."""
+    root, report = tmp_path / "checkpoint", tmp_path / "rows.json"
     root.mkdir()
     written(root, "voice_design", **SIZES[size])
-    pack(qwen3tts.job(root), bundle, qwen3tts.RECIPES[recipe], "cpu")
-    inner, random = json.loads((root / "config.json").read_text())["talker_config"], np.random.default_rng(0)
-    width, books, none = inner["hidden_size"], SIZES[size]["books"], np.zeros(1, np.int64)
-    one = np.ones(1, np.float32)
-    fed: dict[str, dict[str, np.ndarray]] = {
-        "talker": {"embeds": random.standard_normal((1, 9, width), np.float32), "past": none},
-        "predictor": {
-            "hidden": random.standard_normal((1, width), np.float32),
-            "code": none,
-            "uniforms": np.zeros((1, books - 1), np.float32),
-            "temperature": one,
-            "top_k": none + 1,
-            "top_p": one,
-        },
-    }
-    parts = quantized(qwen3tts.job(root).parts, qwen3tts.RECIPES[recipe], Bundle(bundle))
-    counts = {p.stage.name: products.check(p, bundle, fed[p.stage.name]) for p in parts if p.stage.name in fed}
-    layers = inner["num_hidden_layers"], inner["code_predictor_config"]["num_hidden_layers"]
-    joined = inner["code_predictor_config"]["hidden_size"] != width
-    assert counts == {"talker": 4 * layers[0] + 1, "predictor": (books - 1) * (4 * layers[1] + 1 + joined)}
+    text = done(run("parity", "qwen3tts", root, "--recipe", recipe, "--json", report))
+    assert {line.split()[0] for line in text.splitlines()} == {"graph", "products", "quantized", "streamed"}
+    config = json.loads((root / "config.json").read_text())["talker_config"]
+    inner, books = config["code_predictor_config"], SIZES[size]["books"]
+    layers, joined = inner["num_hidden_layers"], inner["hidden_size"] != config["hidden_size"]
+    counts = Counter(row["stage"] for row in json.loads(report.read_text()) if row["link"] == "products")
+    assert counts["talker"] == 4 * config["num_hidden_layers"] + 1
+    assert counts["predictor"] == (books - 1) * (4 * layers + 1 + joined)
 
 
 @pytest.mark.parametrize(("kind", "size"), SOME)

@@ -3,22 +3,18 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests import products
 from tests.bundles import Export
 from tests.command import done, refusal, run
 
-from voxport.bundle import Bundle
-from voxport_exporters.systems.vyvo import job as vyvo
 from voxport_parity.chain import chain
 from voxport_parity.compare import Diff
-from voxport_parity.reference import TorchBundle, quantized
 from voxport_parity.systems.vyvo import feeds
-from voxport_parity.trace import Golden
 
 STREAMED = {
     "decode.wav",
@@ -79,32 +75,18 @@ QUANTIZED = ["int4", pytest.param("int8", marks=pytest.mark.slow), pytest.param(
 
 
 @pytest.mark.parametrize("recipe", QUANTIZED)
-def test_a_quantized_bundle_is_near_the_net_that_rounds_as_it_does(
+def test_a_quantized_bundle_is_proved_by_product_and_by_net(
     recipe: str, vyvo_bundles: Export, vyvo_checkpoint: Path
 ) -> None:
-    """Not nearer: an error of 1e-7 tips a rounding over, and every layer and token after it sees that."""
-    graph, golden = Bundle(vyvo_bundles(recipe, "cpu")), Golden.of(vyvo_checkpoint)
-    assert golden is not None
-    parts = quantized(vyvo.job(vyvo_checkpoint).parts, vyvo.RECIPES[recipe], graph)
-    wanted, got = feeds.trace(TorchBundle(graph, parts), golden), feeds.trace(graph, golden)
-    for name, array in got.items():
-        bound = feeds.rounded(name)
-        if bound is not None:
-            most = max(bound.absolute, bound.of_peak * np.abs(wanted[name]).max())
-            assert np.abs(array - wanted[name]).max() <= most, name
-
-
-@pytest.mark.parametrize("recipe", QUANTIZED)
-def test_every_product_is_that_of_the_net_that_rounds_as_it_does(
-    recipe: str, vyvo_bundles: Export, vyvo_checkpoint: Path, vyvo_golden: dict[str, np.ndarray]
-) -> None:
-    bundle, none = vyvo_bundles(recipe, "cpu"), np.zeros(1, np.int64)
-    heard = {"hidden": vyvo_golden["batch.hidden_last"]}
-    fed = {"lm": {"tokens": vyvo_golden["prompt_ids"].astype(np.int64), "past": none}}
-    fed |= {"head.3": heard, "head": heard}
-    parts = quantized(vyvo.job(vyvo_checkpoint).parts, vyvo.RECIPES[recipe], Bundle(bundle))
-    counts = {p.stage.name: products.check(p, bundle, fed[p.stage.name]) for p in parts if p.stage.name in fed}
-    assert counts == {"lm": 6 * 4, "head.3": 1, "head": 1}
+    diffs = list(chain("vyvo", vyvo_checkpoint, vyvo_bundles(recipe, "cpu"), None))
+    assert [str(diff) for diff in diffs if not diff.ok] == []
+    links = list(dict.fromkeys(diff.link for diff in diffs))
+    assert links == ["torch", "live", "graph", "products", "quantized", "quantized to fp32", "streamed"]
+    counts = Counter(diff.stage for diff in diffs if diff.link == "products")
+    assert counts == {"lm": 6 * 4, "head": 1} | {f"head.{place}": 1 for place in range(7)}
+    nearer = [diff for diff in diffs if diff.nearer is not None]
+    assert {diff.stage for diff in nearer} == {"lm", "generate"}
+    assert len(nearer) >= 20
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -17,20 +18,21 @@ from voxport_parity.trace import Golden, Trace
 
 RECORDING = "ref.wav"  # in the checkpoint's folder, where no run names another
 CHUNKED = re.compile(r"dec\.chunked_(\d+)_(\d+)_wav")
-PROBE, WHOLE = "dec.probe_codes", "dec.full_wav"
+PROBE, WHOLE, SOUND = "dec.probe_codes", "dec.full_wav", "ref.wav_24k"
 
 
 def reference(bundle: Bundle, golden: Golden) -> Trace:
     """The recording: resampled, and what the encoders make of it."""
-    if golden.folder is None:
-        return Trace()
-    named = (run["settings"].get("ref_audio") for run in golden.notes["runs"].values() if _has_settings(run))
-    file = golden.folder / next(filter(None, named), RECORDING)
-    if not file.is_file():
-        return Trace()
-    source, rate = files.read(file)
-    samples = resample_reference(source, rate, bundle.manifest.sample_rate)
-    outputs: Trace = {"ref.wav_src": source, "ref.wav_24k": samples}
+    recording, target = _recording(golden), bundle.manifest.sample_rate
+    outputs = Trace()
+    if recording is not None:
+        source, rate = files.read(recording)
+        outputs |= {"ref.wav_src": source, SOUND: resample_reference(source, rate, target)}
+    elif SOUND in golden.tensors:
+        source, rate = golden.tensors[SOUND], target
+    else:
+        return outputs
+    samples = resample_reference(source, rate, target)
     encoder = bundle.section(Section).speaker_encoder
     if encoder is not None:
         mel = speaker_mel(resample_reference(source, rate, encoder.rate), encoder.rate)
@@ -43,8 +45,13 @@ def reference(bundle: Bundle, golden: Golden) -> Trace:
     return outputs
 
 
-def _has_settings(run: object) -> bool:
-    return isinstance(run, Mapping) and "settings" in run
+def _recording(golden: Golden) -> Path | None:
+    """The file of the recording: the one that a run's settings name, or the one beside the golden."""
+    if golden.folder is None:
+        return None
+    runs = (run.get("settings", {}) for run in golden.notes["runs"].values() if isinstance(run, Mapping))
+    file = golden.folder / next((run["ref_audio"] for run in runs if "ref_audio" in run), RECORDING)
+    return file if file.is_file() else None
 
 
 def _encoded(bundle: Bundle, samples: Array, golden: Golden) -> Trace:

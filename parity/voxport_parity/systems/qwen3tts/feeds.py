@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from voxport import bounds
+from voxport import bounds, draws
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
 from voxport.speech.speech import SENTENCE
+from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport_parity.systems.qwen3tts import codec
 from voxport_parity.systems.qwen3tts.runs import runs
 from voxport_parity.trace import Golden, Trace
 
+FRAMES = 6  # of made-up codes
 SCORES = ("talker_logits", "cp_logits", "talker_scores", "cp_scores0")
 GROUPS = {"text": "text", "ref": "audio", "spk": "speaker_encode", "enc": "codec_encode", "dec": "codec_decode"}
 KINDS = {
@@ -65,13 +67,19 @@ def input_reason(name: str) -> str | None:
     return "draws that chose upstream's codes" if name.endswith(".uniforms") else None
 
 
-def without_golden(_bundle: Bundle) -> Golden:
-    """A sentence, greedy and drawn, for a checkpoint nobody has goldens for; Base clones a synthetic voice."""
+def without_golden(bundle: Bundle) -> Golden:
+    """A sentence, greedy and drawn, for a checkpoint nobody has goldens for, and codes and noise for the codec.
+
+    Base clones a synthetic voice.
+    """
+    section, rate = bundle.section(Section), bundle.manifest.sample_rate
     plain = {"text": SENTENCE, "language": None, "max_new_tokens": 12}
     greedy = plain | {"do_sample": False, "subtalker_dosample": False}
     notes = {"greedy": {"settings": greedy}, "drawn": {"settings": plain}}
     notes |= {"fed": {"settings": greedy | {"non_streaming_mode": False}}}
-    return Golden({}, {"runs": notes}, None)
+    codes = draws.uniforms(0, "parity.codes", 0, (1, section.books, FRAMES)) * section.codes
+    sound = draws.normals(0, "parity.reference", 0, rate) * np.float32(0.1)
+    return Golden({codec.PROBE: codes.astype(np.int64), codec.SOUND: sound}, {"runs": notes}, None)
 
 
 def live(_files: Sequence[Path], _golden: Golden, _trace: Trace) -> Iterator[tuple[str, Array, Array]]:
@@ -101,7 +109,8 @@ def _text(speaker: Speaker, golden: Golden) -> Trace:
     """The embeddings of special tokens, and the ids of texts that the notes say were only tokenized."""
     tokens, tables = speaker.bundle.manifest.tokens, speaker.prompts.tables
     special = tables.text([tokens[f"tts_{name}"] for name in ("bos", "eos", "pad")])[None]
-    outputs = {name: special for name in golden.tensors or ("text.special_embeds",) if name.endswith(".special_embeds")}
+    names = golden.tensors if golden.folder is not None else ("text.special_embeds",)
+    outputs = {name: special for name in names if name.endswith(".special_embeds")}
     for name, note in golden.notes["runs"].items():
         if isinstance(note, dict) and "text" in note:
             outputs[f"{name}.input_ids"] = np.array([speaker.requests.words(True, False).ids(note["text"])])

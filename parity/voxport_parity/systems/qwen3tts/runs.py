@@ -27,11 +27,11 @@ Steps = dict[str, list[Mapping[str, Array]]]  # by stage: the outputs of every c
 
 
 def runs(speaker: Speaker, golden: Golden) -> "Iterator[Run]":
-    """The generations in the notes of which the golden holds tensors; all of them where it holds none at all."""
+    """The generations in the notes of which the golden holds tensors; all of them where upstream made none."""
     for name, note in golden.notes["runs"].items():
         if not isinstance(note, dict) or "text" not in note.get("settings", {}):
             continue
-        if golden.tensors and not any(tensor.startswith(f"{name}.") for tensor in golden.tensors):
+        if golden.folder is not None and not any(tensor.startswith(f"{name}.") for tensor in golden.tensors):
             continue
         settings = {k: v for k, v in note["settings"].items() if k not in ABOUT}
         text, language, voice = settings.pop("text"), settings.pop("language", None), settings.pop("speaker", None)
@@ -72,7 +72,7 @@ class Run:
         codes = np.array([frame for (frame,) in frames if frame is not None], np.int64).reshape(-1, model.books)
         tokens = np.array([outputs["code"][0] for outputs in steps["choice"]])
         outputs |= {"codes": codes, "talker_tokens": tokens} | self._scored(steps, tokens, rule)
-        if self._has("wav") or not self.golden.tensors:
+        if self._has("wav") or self.golden.folder is None:
             outputs["wav"] = np.concatenate(list(self._audio(codes, pieces)))
         return self._named(outputs)
 
