@@ -157,9 +157,12 @@ def error_db(weight: Array, rows: int = 32) -> float:
 
 
 def fake_quantize(x: Array) -> Array:
-    """What DynamicQuantizeLinear followed by DequantizeLinear makes of x: 256 steps over its range and zero."""
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-    scale = np.float32((high - low) / 255) or np.float32(1)
+    """What DynamicQuantizeLinear followed by DequantizeLinear makes of x: 256 steps over its range and zero.
+
+    The kernel computes the scale in float32; in float64 it is an ulp off, and a value between two steps goes astray.
+    """
+    low, high = np.minimum(x.min(), np.float32(0)), np.maximum(x.max(), np.float32(0))
+    scale = (high - low) / np.float32(255) or np.float32(1)
     zero = np.clip(np.rint(-low / scale), 0, 255)
     rounded: Array = (np.clip(np.rint(x / scale) + zero, 0, 255) - zero).astype(np.float32) * scale
     return rounded
