@@ -85,24 +85,27 @@ def causal(conv: Conv, x: Tensor, states: States) -> Tensor:
     return y
 
 
-def windows(x: Tensor, kernel: int, dilation: int = 1) -> Tensor:
+def windows(x: Tensor, kernel: int, dilation: int = 1, *, newest_first: bool = False) -> Tensor:
     """What a convolution sees at each step, oldest first: x [(kernel - 1) * dilation + steps, width]
     -> [steps, kernel * width]. One Gather, of which an int8 product needs the bytes only (graphs/int8.py)."""
     if kernel == 1:
         return x
     steps = x.shape[0] - (kernel - 1) * dilation
-    index = torch.arange(steps, device=x.device)[:, None] + dilation * torch.arange(kernel, device=x.device)
+    taps = torch.arange(kernel, device=x.device)
+    index = torch.arange(steps, device=x.device)[:, None] + dilation * (taps.flip(0) if newest_first else taps)
     return x.index_select(0, index.flatten()).reshape(-1, kernel * x.shape[1])
 
 
 def polyphase(weight: Tensor, rate: int) -> Tensor:
     """The matrix [reach * inputs, rate * outputs] of a transposed convolution with stride `rate`.
 
-    weight [inputs, outputs, reach * rate]. Its product with `reach` steps of input side by side, oldest first, is the
-    `rate` steps of output that begin at the newest of them.
+    weight [inputs, outputs, reach * rate]. Its product with `reach` steps of input side by side, newest first, is the
+    `rate` steps of output that begin at the newest of them. Which comes first decides how float32 rounds: newest first
+    SNAC's decoder, whose activations reach 400, is within 0.53 of its bound (SNAC_LAYER) of upstream's in float64,
+    oldest first it is not (1.06).
     """
     inputs, outputs, kernel = weight.shape
-    taps = weight.view(inputs, outputs, kernel // rate, rate).flip(2)
+    taps = weight.view(inputs, outputs, kernel // rate, rate)
     return taps.permute(2, 0, 3, 1).reshape(kernel // rate * inputs, rate * outputs)
 
 
@@ -126,5 +129,5 @@ class TransposedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [reach - 1 + steps, in]: the inputs before the first step come first."""
-        blocks = windows(x, self.reach) @ self.weight + self.bias
+        blocks = windows(x, self.reach, newest_first=True) @ self.weight + self.bias
         return blocks.view(-1, self.weight.shape[1] // self.rate)
