@@ -108,6 +108,7 @@ def writing(path: Path) -> Iterator[tuple[Path, Callable[[Manifest], None]]]:
     An existing bundle at `path` stays intact until then. Raises FileExistsError when anything else is there, OSError
     when there is no room, or no permission.
     """
+    atomic.recover(path.resolve())
     _replaceable(path)
     path = path.resolve()
     try:

@@ -181,6 +181,15 @@ def test_a_swap_that_fails_half_way_is_undone(tmp_path: Path, monkeypatch: pytes
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
+def test_what_a_swap_that_was_cut_off_left_behind_is_protected_too(tmp_path: Path) -> None:
+    out = old_bundle(tmp_path)
+    (out / "voice.wav").write_text("mine")
+    out.rename(tmp_path / ".b.old.00000000-1-1-00000000")
+    with pytest.raises(FileExistsError, match=r"voice\.wav: is not part of the bundle"), writing(out):
+        raise AssertionError("nothing may be computed for it")
+    assert (out / "voice.wav").read_text() == "mine"
+
+
 def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     out = old_bundle(tmp_path)
     (tmp_path / "link").symlink_to(out)
