@@ -35,7 +35,7 @@ ORDER = {
         "systems",
         "cli",
     ),
-    "parity/voxport_parity": (" trace compare reference", "systems.*", "systems", "chain", "cli"),
+    "parity/voxport_parity": (" trace compare reference rounding", "products", "systems.*", "systems", "chain", "cli"),
 }
 
 
