@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.fullsize.qwen3tts import Recorder, Shapes, save
+from benchmarks.fullsize.release import Recorder, Shapes, byte_pairs, save, save_json
 from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.codecs.snac import stages as snac
 from voxport_exporters.codecs.snac.config import SnacConfig
@@ -25,45 +25,38 @@ CUSTOM = 28683  # <custom_token_0> .. that fine-tuning appended: 11 for control,
 
 
 def write(folder: Path, variant: str, seed: int) -> None:
-    contents = json.loads((files("benchmarks.fullsize") / "vyvo.json").read_text())
-    release, table = contents[variant], vyvo_tokens.TABLES[contents[variant]["table"]]
+    content = json.loads((files("benchmarks.fullsize") / "vyvo.json").read_text())
+    release, table = content[variant], vyvo_tokens.TABLES[content[variant]["table"]]
     lm, codec = folder / "lm", folder / "snac_24khz"
     lm.mkdir()
     codec.mkdir()
-    _json(lm / "config.json", release["config"])
-    _json(lm / "generation_config.json", release["generation"])
-    _json(codec / "config.json", contents["snac"])
-    _json(lm / "tokenizer.json", tokenizer(release, table["TOKENIZER_LENGTH"]))
+    save_json(lm / "config.json", release["config"])
+    save_json(lm / "generation_config.json", release["generation"])
+    save_json(codec / "config.json", content["snac"])
+    save_json(lm / "tokenizer.json", tokenizer(release, table["TOKENIZER_LENGTH"]))
     rows = (f"{name}: {value}\n" for name, value in table.items())
     (folder / "inference.yaml").write_text("".join(["CODEC_TYPE: snac\nCODEC_MODEL: null\nNUM_CODEBOOKS: 8\n", *rows]))
     recorder = Recorder()
-    speech = SnacConfig.of(contents["snac"])
+    speech = SnacConfig.of(content["snac"])
     codes = vyvo_tokens.CodeIds(table["AUDIO_TOKENS_START"], speech.places, speech.codebook_size)
     with deferring():
         config = DecoderConfig.of(release["config"])
         for _ in vyvo.parts(recorder, config, codes, table["END_OF_SPEECH"]):
             pass
     save(lm / "model.safetensors", recorder.shapes, seed, half=True)
-    save_codec(codec / "pytorch_model.bin", contents["snac"], seed + 1)
-
-
-class _Codec(Recorder):
-    """A decoder with noise blocks, its weight norm in the release's naming."""
-
-    def has(self, name: str) -> bool:
-        return not name.endswith(("weight_g", "weight_v"))
+    save_codec(codec / "pytorch_model.bin", content["snac"], seed + 1)
 
 
 def save_codec(path: Path, config: dict[str, Any], seed: int) -> None:
-    """Writes 80 MB at once, because a torch file is written as a whole."""
-    recorder = _Codec()
+    """80 MB, made in one go, since a torch file is written so."""
+    recorder = Recorder()
     for _ in snac.parts(recorder, SnacConfig.of(config)):
         pass
     torch.save(_codec_values(recorder.shapes, torch.Generator().manual_seed(seed)), path)
 
 
 def _codec_values(shapes: Shapes, draws: torch.Generator) -> dict[str, torch.Tensor]:
-    """Values with which a signal neither dies nor explodes: weight norm sets the length of every kernel to about 1."""
+    """Sized so that a signal neither dies nor explodes: weight norm sets the length of every kernel to about 1."""
     values = {}
     for name, shape in sorted(shapes.items()):
         noise = torch.randn(shape, generator=draws)
@@ -93,14 +86,7 @@ def tokenizer(release: dict[str, Any], length: int) -> dict[str, Any]:
     """
     special = release["special"]
     free = [i for i in range(length) if i not in special.values()]
-    letters = _alphabet()
-    tokens, merges = list(letters), []
-    for first in tokens:  # grows as it goes
-        room = len(free) - len(tokens)
-        if not room:
-            break
-        merges += [[first, letter] for letter in letters[:room]]
-        tokens += [first + letter for letter in letters[:room]]
+    tokens, merges = byte_pairs(len(free))
     added = [_added(i, text, True) for text, i in special.items()]
     added += [_added(length + i, f"<custom_token_{i}>", False) for i in range(CUSTOM)]
     into_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -142,13 +128,3 @@ def _beginning(bos: str, special: dict[str, int]) -> dict[str, Any]:
         "pair": [start, text, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": {bos: {"id": bos, "ids": [special[bos]], "tokens": [bos]}},
     }
-
-
-def _alphabet() -> list[str]:
-    """The 256 bytes as characters, as byte-level BPE writes them: printable ones first, the others from U+0100 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [*map(chr, printable), *(chr(256 + i) for i in range(256 - len(printable)))]
-
-
-def _json(path: Path, contents: Any) -> None:
-    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
-from benchmarks.fullsize.qwen3tts import Recorder, _codec_shapes, save
+from benchmarks.fullsize.qwen3tts import write_weights
 from safetensors.torch import load_file, save_file
 from tests.bundles import FIXTURES
 from tests.command import done, refusal, run
@@ -21,9 +21,7 @@ from tests.parity.test_parity_live import nets
 from voxport.systems.qwen3tts.section import Section
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport.systems.qwen3tts.voice import synthetic_voice
-from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
-from voxport_exporters.systems.qwen3tts.config import ModelConfig
 
 Held = dict[str, Any]
 
@@ -86,12 +84,7 @@ def written(
     (folder / "speech_tokenizer").mkdir()
     (folder / "config.json").write_text(json.dumps(held))
     (folder / "speech_tokenizer/config.json").write_text(json.dumps(speech))
-    recorder = Recorder()
-    with deferring():
-        for _ in qwen3tts.parts(recorder, ModelConfig.of(held)):
-            pass
-    save(folder / "model.safetensors", recorder.shapes, 0, half=True)
-    save(folder / "speech_tokenizer/model.safetensors", _codec_shapes(speech), 1, half=False)
+    write_weights(folder, held, speech, seed=0)
     calmed(folder / "speech_tokenizer/model.safetensors")
 
 
