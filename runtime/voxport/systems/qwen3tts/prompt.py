@@ -96,15 +96,15 @@ class Prompts:
             self._pad + self._prefix(language, speaker),
             self._bos[None] + self._codec_pad,
         ]
-        heard = self._rows(text.blocks if reference is None else _chained(reference.ids, text.blocks))
-        first = next(heard)
+        text_rows = self._rows(text.blocks if reference is None else _chained(reference.ids, text.blocks))
+        first = next(text_rows)
         if reference is not None:
-            body, trailing = self._beside(first, heard, reference.codes, whole)
+            body, trailing = self._beside(first, text_rows, reference.codes, whole)
         elif whole:
-            said = np.stack([first, *heard]) + self._codec_pad
-            body, trailing = np.concatenate((said, self._pad[None] + self._codec_bos)), iter(())
+            body = np.stack([first, *text_rows]) + self._codec_pad
+            body, trailing = np.concatenate((body, self._pad[None] + self._codec_bos)), iter(())
         else:
-            body, trailing = first[None] + self._codec_bos, heard
+            body, trailing = first[None] + self._codec_bos, text_rows
         return Prompt(np.concatenate([*rows, body]), trailing, self._pad)
 
     def language(self, language: str | None, speaker: str | None) -> int | None:
@@ -126,22 +126,22 @@ class Prompts:
     def _prefix(self, language: str | None, speaker: str | Array | None) -> Array:
         """[n, width]: the language and the speaker."""
         ids, name = self._ids, self.speaker(speaker) if isinstance(speaker, str) else None
-        spoken = self.language(language, name)
+        language_id = self.language(language, name)
         think = (
             ["codec.nothink", "codec.think_bos", "codec.think_eos"]
-            if spoken is None
+            if language_id is None
             else ["codec.think", "codec.think_bos", "", "codec.think_eos"]
         )
-        prefix = [ids[entry] if entry else int(spoken or 0) for entry in think]
-        made = self.tables.codec([*prefix, *([self.speakers[name]] if name else [])])
+        prefix = [ids[entry] if entry else int(language_id or 0) for entry in think]
+        rows = self.tables.codec([*prefix, *([self.speakers[name]] if name else [])])
         if speaker is None or name:
-            return made
+            return rows
         if np.shape(speaker) != self._pad.shape:
             raise ValueError(
                 f"a voice of {np.size(speaker)} numbers, this model's have {len(self._pad)}: it belongs to another "
                 "model; enroll the reference with this bundle"
             )
-        return np.concatenate((made, np.asarray(speaker, np.float32)[None]))
+        return np.concatenate((rows, np.asarray(speaker, np.float32)[None]))
 
     def _rows(self, blocks: Iterable[Sequence[int]]) -> Iterator[Array]:
         """The text's embeddings row by row, as it comes, and the end. ValueError when there is no text."""
@@ -156,12 +156,12 @@ class Prompts:
 
     def _beside(self, first: Array, rest: Iterator[Array], codes: Array, whole: bool) -> tuple[Array, Iterator[Array]]:
         """The reference beside its text and what follows (in-context learning): (rows, trailing)."""
-        spoken = np.concatenate((self._codec_bos[None], self.tables.frames(codes)))
+        frames = np.concatenate((self._codec_bos[None], self.tables.frames(codes)))
         if whole:
-            return np.concatenate((np.stack([first, *rest]) + self._codec_pad, spoken + self._pad)), iter(())
-        text = np.stack([first, *islice(rest, len(spoken) - 1)])
-        short = len(spoken) - len(text)
-        return np.concatenate((text, np.repeat(self._pad[None], short, axis=0))) + spoken, rest
+            return np.concatenate((np.stack([first, *rest]) + self._codec_pad, frames + self._pad)), iter(())
+        text = np.stack([first, *islice(rest, len(frames) - 1)])
+        short = len(frames) - len(text)
+        return np.concatenate((text, np.repeat(self._pad[None], short, axis=0))) + frames, rest
 
 
 def _chained(first: Sequence[int], blocks: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:

@@ -21,9 +21,9 @@ def textbook(scores: Array, history: Array, s: Sampling) -> Array:
         x = np.where(x >= np.sort(x)[-min(s.top_k, len(x))], x, -np.inf)
     p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
     order = np.argsort(p)[:-1]  # worst first; the best always stays
-    held = np.cumsum(p[order])
-    assume(np.abs(held - (1 - s.top_p)).min() > 1e-5)  # float32 may cut such a case elsewhere, as upstream's does
-    p[order[held <= 1 - s.top_p]] = 0
+    inside = np.cumsum(p[order])
+    assume(np.abs(inside - (1 - s.top_p)).min() > 1e-5)  # float32 may cut such a case elsewhere, as upstream's does
+    p[order[inside <= 1 - s.top_p]] = 0
     chances: Array = p / p.sum()
     return chances
 
@@ -45,8 +45,8 @@ def test_chances_are_those_of_the_textbook(seed: int, n: int, s: Sampling) -> No
     history = draws.uniforms(seed, "said", 0, n) < 0.3
     want = textbook(scores, history, s)
     got = np.zeros(n)
-    kept, p = s.chances(s.penalized(scores, history))
-    got[kept] = p
+    ids, p = s.chances(s.penalized(scores, history))
+    got[ids] = p
     assert np.abs(got - want).max() <= 1e-5
 
 
@@ -65,21 +65,21 @@ def test_draws_and_top_p_are_transformers() -> None:
             warped = torch.from_numpy(scores)[None]
             if top_p < 1:
                 warped = TopPLogitsWarper(top_p)(None, warped)
-            kept, p = s.chances(scores)
-            assert np.array_equal(kept, np.flatnonzero(np.isfinite(warped[0].numpy())))
+            ids, p = s.chances(scores)
+            assert np.array_equal(ids, np.flatnonzero(np.isfinite(warped[0].numpy())))
             at = int((torch.from_numpy(p).cumsum(-1) <= float(u)).sum())
-            assert s.draw(scores, u) == kept[min(at, len(kept) - 1)]
+            assert s.draw(scores, u) == ids[min(at, len(ids) - 1)]
 
 
 def test_the_least_and_the_most_that_is_allowed_keep_scores_finite() -> None:
     scores = np.array([-1e4, 3, 2e4], np.float32)
     for temperature in RANGE:
         for penalty in RANGE:
-            kept, p = Sampling(temperature, 0, 1.0, penalty).chances(
+            ids, p = Sampling(temperature, 0, 1.0, penalty).chances(
                 Sampling(temperature, 0, 1.0, penalty).penalized(scores, np.ones(3, bool))
             )
             assert np.isfinite(p).all()
-            assert len(kept) == 3
+            assert len(ids) == 3
 
 
 def test_an_id_that_cannot_be_is_never_drawn() -> None:

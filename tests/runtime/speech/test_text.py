@@ -41,13 +41,13 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
 @given(words=WORDS, most=st.integers(1, 80), data=st.data())
 def test_pieces_hold_every_word_once_and_keep_the_limit(words: list[str], most: int, data: st.DataObject) -> None:
     text = " ".join(word + data.draw(MARKS) for word in words)
-    made = pieces(text, most)
-    assert " ".join(made).split() == text.split()
-    assert all(spoken_letters(piece) <= most or len(piece.split()) == 1 for piece in made)
+    expected = pieces(text, most)
+    assert " ".join(expected).split() == text.split()
+    assert all(spoken_letters(piece) <= most or len(piece.split()) == 1 for piece in expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "most", "made"),
+    ("text", "most", "expected"),
     [
         ("One two. Three four.", 100, ["One two. Three four."]),
         ("One two. Three four.", 0, ["One two. Three four."]),
@@ -61,5 +61,5 @@ def test_pieces_hold_every_word_once_and_keep_the_limit(words: list[str], most: 
         ("Ten 1234567890 ten", 20, ["Ten", "1234567890", "ten"]),
     ],
 )
-def test_text_is_cut_where_a_reader_would_breathe(text: str, most: int, made: list[str]) -> None:
-    assert pieces(text, most) == made
+def test_text_is_cut_where_a_reader_would_breathe(text: str, most: int, expected: list[str]) -> None:
+    assert pieces(text, most) == expected

@@ -75,17 +75,17 @@ class Checkpoint:
         return named or self.golden.get("spk.embedding")
 
     def prompt(self, run: str, words: Words, text: Text | None = None) -> Prompt:
-        chosen = self.runs[run]["settings"]
+        run_settings = self.runs[run]["settings"]
         reference = None
-        if not chosen.get("x_vector_only_mode", True):
+        if not run_settings.get("x_vector_only_mode", True):
             codes = self.golden["enc.codes"].astype(np.int64)
-            reference = Reference(words.reference(chosen["ref_text"]), codes)
+            reference = Reference(words.reference(run_settings["ref_text"]), codes)
         return self.prompts.prompt(
-            text or words.target(chosen["text"]),
-            chosen["language"],
+            text or words.target(run_settings["text"]),
+            run_settings["language"],
             self.speaker(run),
-            whole=chosen["non_streaming_mode"],
-            instruct=words.instruct(chosen["instruct"]) if "instruct" in chosen else (),
+            whole=run_settings["non_streaming_mode"],
+            instruct=words.instruct(run_settings["instruct"]) if "instruct" in run_settings else (),
             reference=reference,
         )
 
@@ -99,43 +99,63 @@ def checkpoint() -> Any:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tokenizer.json as upstream's class is set up; both fixtures have the same."""
     folder = FIXTURES / "qwen3tts-base"
-    made = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    made.normalizer = normalizers.NFC()
+    tokens = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    tokens.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(QWEN), "isolated")
     into_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.pre_tokenizer = pre_tokenizers.Sequence([words, into_bytes])
-    made.decoder = decoders.ByteLevel()
+    tokens.pre_tokenizer = pre_tokenizers.Sequence([words, into_bytes])
+    tokens.decoder = decoders.ByteLevel()
     added = json.loads((folder / "tokenizer_config.json").read_text())["added_tokens_decoder"]
-    made.add_special_tokens([AddedToken(added[i]["content"], special=True) for i in sorted(added, key=int)])
+    tokens.add_special_tokens([AddedToken(added[i]["content"], special=True) for i in sorted(added, key=int)])
     path = tmp_path_factory.mktemp("words") / "tokenizer.json"
-    made.save(str(path))
+    tokens.save(str(path))
     return path
 
 
 @pytest.mark.parametrize(("name", "run"), RUNS)
 def test_prompts_are_upstreams(name: str, run: str, checkpoint: Any, tokenizer: Path) -> None:
-    held: Checkpoint = checkpoint(name)
+    fixture: Checkpoint = checkpoint(name)
     for parse in (False, True):
-        prompt = held.prompt(run, Words(tokenizer, parse))
-        wanted, trailing = held.golden[f"{run}.prefill_embeds"][0], held.golden[f"{run}.trailing_text"][0]
-        assert prompt.embeds.shape == wanted.shape
+        prompt = fixture.prompt(run, Words(tokenizer, parse))
+        expected, trailing = fixture.golden[f"{run}.prefill_embeds"][0], fixture.golden[f"{run}.trailing_text"][0]
+        assert prompt.embeds.shape == expected.shape
         assert prompt.embeds.dtype == np.float32
-        assert np.abs(prompt.embeds - wanted).max() < TALKER_PROMPT.absolute
+        assert np.abs(prompt.embeds - expected).max() < TALKER_PROMPT.absolute
         rows = [*prompt.trailing] or [prompt.pad]  # upstream writes the padding once where no text is left
         assert len(rows) == len(trailing)
         assert np.abs(np.stack(rows) - trailing).max() < TALKER_PROMPT.absolute
-        assert np.abs(prompt.pad - held.golden[f"{run}.tts_pad_embed"][0, 0]).max() < TALKER_PROMPT.absolute
+        assert np.abs(prompt.pad - fixture.golden[f"{run}.tts_pad_embed"][0, 0]).max() < TALKER_PROMPT.absolute
 
 
 def test_ids_are_upstreams(checkpoint: Any, tokenizer: Path) -> None:
-    held: Checkpoint = checkpoint("customvoice")
-    wanted = held.golden["text.input_ids"][0].tolist()
+    fixture: Checkpoint = checkpoint("customvoice")
+    expected = fixture.golden["text.input_ids"][0].tolist()
     for parse in (False, True):
         words = Words(tokenizer, parse)
-        text = words.target(held.runs["text"]["text"])
-        assert [*text.role, *next(iter(text.blocks))] == wanted[:-5]
-        instruct = held.runs["instruct"]["settings"]["instruct"]
-        assert words.instruct(instruct) == held.golden["instruct.ids"][0].tolist()
+        text = words.target(fixture.runs["text"]["text"])
+        assert [*text.role, *next(iter(text.blocks))] == expected[:-5]
+        instruct = fixture.runs["instruct"]["settings"]["instruct"]
+        assert words.instruct(instruct) == fixture.golden["instruct.ids"][0].tolist()
+
+
+def test_what_a_template_puts_around_a_text_is_counted_in_the_tokenizers_own_ids(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    """Without merges `assistant` is nine ids, where upstream's tokenizer has one."""
+    content = json.loads(tokenizer.read_text())
+    content["model"]["merges"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    text = "Hi you"
+    for file, role in ((tokenizer, 3), (tmp_path / "tokenizer.json", 1 + len("assistant\n"))):
+        plain = Tokenizer.from_file(str(file)).encode(text).ids
+        for parse in (False, True):
+            words = Words(file, parse)
+            assert len(words.target(text).role) == role
+            assert [i for block in words.target(text).blocks for i in block] == plain
+            assert words.reference(text) == plain
+            streamed = words.target(iter([text]))
+            assert list(streamed.role) == list(words.target(text).role)
+            assert [i for block in streamed.blocks for i in block] == plain
 
 
 def test_special_tokens_in_a_text_are_plain_unless_asked_for(tokenizer: Path) -> None:
@@ -173,20 +193,20 @@ def test_text_in_pieces_gives_the_ids_of_the_whole(tokenizer: Path, pieces: list
 
 
 def test_a_row_of_text_is_there_as_soon_as_its_word_is(checkpoint: Any, tokenizer: Path) -> None:
-    held: Checkpoint = checkpoint("customvoice")
-    given_: list[str] = []
+    fixture: Checkpoint = checkpoint("customvoice")
+    taken: list[str] = []
 
     def pieces() -> Any:
         for piece in ("Hello", " there, this", " is a small test of the speech model. ", "你好，", "世界！"):  # noqa: RUF001
-            given_.append(piece)
+            taken.append(piece)
             yield piece
 
     words = Words(tokenizer)
-    prompt = held.prompt("cv_textstream", words, words.target(pieces()))
-    assert len(given_) == 2
+    prompt = fixture.prompt("cv_textstream", words, words.target(pieces()))
+    assert len(taken) == 2
     rows = np.stack(list(prompt.trailing))
-    assert np.abs(rows - held.golden["cv_textstream.trailing_text"][0]).max() < TALKER_PROMPT.absolute
-    assert np.abs(prompt.embeds - held.golden["cv_textstream.prefill_embeds"][0]).max() < TALKER_PROMPT.absolute
+    assert np.abs(rows - fixture.golden["cv_textstream.trailing_text"][0]).max() < TALKER_PROMPT.absolute
+    assert np.abs(prompt.embeds - fixture.golden["cv_textstream.prefill_embeds"][0]).max() < TALKER_PROMPT.absolute
 
 
 def test_names_are_known_in_any_case_and_unknown_ones_are_refused(checkpoint: Any) -> None:
@@ -205,7 +225,7 @@ def test_names_are_known_in_any_case_and_unknown_ones_are_refused(checkpoint: An
 
 
 def test_empty_text_and_foreign_voices_are_refused(checkpoint: Any, tokenizer: Path) -> None:
-    held: Checkpoint = checkpoint("base")
+    fixture: Checkpoint = checkpoint("base")
     words = Words(tokenizer)
     for empty in ("", " \n"):
         with pytest.raises(ValueError, match="the text is empty"):
@@ -213,6 +233,6 @@ def test_empty_text_and_foreign_voices_are_refused(checkpoint: Any, tokenizer: P
     for whole in (False, True):
         for reference in (None, Reference([1, 2], np.zeros((3, 16), np.int64))):
             with pytest.raises(ValueError, match="the text is empty"):
-                held.prompts.prompt(Text([1, 2, 3], [[]]), None, None, whole=whole, reference=reference)
+                fixture.prompts.prompt(Text([1, 2, 3], [[]]), None, None, whole=whole, reference=reference)
     with pytest.raises(ValueError, match="a voice of 3 numbers, this model's have 64"):
-        held.prompts.prompt(Text([1], [[2]]), None, np.zeros(3, np.float32), whole=True)
+        fixture.prompts.prompt(Text([1], [[2]]), None, np.zeros(3, np.float32), whole=True)
