@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -56,7 +56,9 @@ class Bundle:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the bundle at `path`, none of whose other files is looked at. Errors as opening it."""
     file = path / MANIFEST
-    atomic.recover(path.resolve())
+    if not path.is_dir():
+        with suppress(RuntimeError, ValueError):  # links in a circle, a name that no file can have
+            atomic.recover(path.resolve())
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such bundle folder; make one with `voxport export`")
     if not file.is_file():

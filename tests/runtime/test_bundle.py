@@ -254,5 +254,13 @@ def test_verify_fails_on_what_cannot_run(llvc_copy: Path, name: str, raw: bytes,
     assert words in refusal(run("verify", llvc_copy), exit_code=1).lower()
 
 
+def test_links_in_a_circle_are_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a", tmp_path / "\0"):
+        with pytest.raises(FileNotFoundError, match="no such bundle folder"):
+            Bundle(path)
+
+
 def test_verify_of_no_bundle_is_bad_input(tmp_path: Path) -> None:
     assert "no such bundle folder" in refusal(run("verify", tmp_path / "none"))
