@@ -56,7 +56,6 @@ files = [
   {{ path = "w/model.bin", save = "w/other.bin", sha256 = "{sha256(LARGE)}", confidence = "B" }},
 ]
 
-
 # the next one
 [[model]]
 name = "pinned"
