@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 import pytest
-from click.testing import CliRunner
+from tests import command
 
 from voxport_exporters import cli
 from voxport_exporters.checkpoints import lockfile
@@ -254,7 +254,7 @@ def test_lock_never_loosens_a_pin(hub: Hub, lock_file: Path) -> None:
 
 def run(verb: click.Command, *args: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command; whatever happens is one line."""
-    result = CliRunner().invoke(verb, [str(arg) for arg in args])
+    result = command.run(str(verb.name), *map(str, args))
     assert result.stderr.count("\n") <= 1
     return result.exit_code, result.stdout, result.stderr
 
@@ -297,4 +297,4 @@ def test_commands_print_one_line_and_the_right_exit_code(hub: Hub, lock_file: Pa
 def test_missing_extra_is_named(lock_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     answer = run(cli.fetch, "tiny", "--lock-file", lock_file, "-o", tmp_path / "out")
-    assert answer == (2, "", "Error: voxport fetch needs the export extra: pip install 'voxport[export]'\n")
+    assert answer == (2, "", "Error: voxport fetch needs huggingface_hub: pip install 'voxport[export]'\n")
