@@ -22,8 +22,7 @@ from voxport_exporters.checkpoints import lockfile
 from voxport_exporters.checkpoints.hub import RECEIPT, ChangedError, fetch, lock
 
 COMMIT, OLD = "c" * 40, "0" * 40
-LARGE = bytes(range(256)) * 2000  # stored as LFS, half a megabyte
-SMALL = b'{"hidden_size": 8}\n'
+LARGE, SMALL = bytes(range(256)) * 2000, b'{"hidden_size": 8}\n'  # half a megabyte is stored as LFS
 
 
 def sha256(data: bytes) -> str:
@@ -55,6 +54,7 @@ files = [
   {{ path = "config.json", bytes = {len(SMALL)}, sha256 = "{sha256(SMALL)}", confidence = "A" }},
   {{ path = "w/model.bin", save = "w/other.bin", sha256 = "{sha256(LARGE)}", confidence = "B" }},
 ]
+
 
 # the next one
 [[model]]
