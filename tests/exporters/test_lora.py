@@ -135,8 +135,8 @@ def test_replacement_comes_before_the_update(tmp_path: Path) -> None:
 def test_other_kinds_are_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(config))}.* merge with PEFT"):
         merge(base(tmp_path), adapter(tmp_path / "lora", LORA, **config), tied=False)
-    for kept in (True, False, "gaussian"):
-        merge(base(tmp_path), adapter(tmp_path / f"lora-{kept}", LORA, init_lora_weights=kept), tied=False)
+    for method in (True, False, "gaussian"):
+        merge(base(tmp_path), adapter(tmp_path / f"lora-{method}", LORA, init_lora_weights=method), tied=False)
 
 
 @pytest.mark.parametrize("parts", [(f"{EMBED}.lora_embedding_", ""), ("lm_head.lora_", ".weight")])
@@ -180,12 +180,12 @@ def test_head_of_its_own_in_a_tied_file_is_used(vyvo_checkpoint: Path, tmp_path:
     root = tmp_path / "root"
     shutil.copytree(vyvo_checkpoint, root)
     file = next((root / "lm").glob("*.safetensors"))
-    held = load_file(file)
-    save_file(held | {"lm_head.weight": held[f"{EMBED}.weight"].clone()}, file)
+    tensors = load_file(file)
+    save_file(tensors | {"lm_head.weight": tensors[f"{EMBED}.weight"].clone()}, file)
     embedding, head = heads(vyvo.job(root))
     assert torch.equal(embedding, head)
     own = torch.randn(embedding.shape)
-    save_file(held | {"lm_head.weight": own}, file)
+    save_file(tensors | {"lm_head.weight": own}, file)
     assert torch.equal(heads(vyvo.job(root))[1], own)
 
 

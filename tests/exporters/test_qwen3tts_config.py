@@ -25,10 +25,10 @@ def rewrite(path: Path, **changes: Any) -> dict[str, Any]:
     """Changes keys, `talker__x` for one inside talker_config; None removes it."""
     config: dict[str, Any] = json.loads(path.read_text())
     for name, value in changes.items():
-        held, key = (config["talker_config"], name[8:]) if name.startswith("talker__") else (config, name)
-        held.pop(key, None)
+        fields, key = (config["talker_config"], name[8:]) if name.startswith("talker__") else (config, name)
+        fields.pop(key, None)
         if value is not None:
-            held[key] = value
+            fields[key] = value
     path.write_text(json.dumps(config))
     return config
 
@@ -60,7 +60,7 @@ def test_a_sliding_talker_slides_in_every_layer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "words"),
     [
         ("generation_config.json", "{", "generation_config.json: not JSON"),
         ("generation_config.json", "[]", "generation_config.json: wanted a JSON object"),
@@ -73,11 +73,11 @@ def test_a_sliding_talker_slides_in_every_layer(folder: Path) -> None:
         ("speech_tokenizer/config.json", '{"encoder_config": {}}', "no decoder_config"),
     ],
 )
-def test_one_line_names_the_file_and_the_key(name: str, text: str, told: str, folder: Path) -> None:
+def test_one_line_names_the_file_and_the_key(name: str, text: str, words: str, folder: Path) -> None:
     (folder / name).write_text(text)
     with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
         qwen3tts.job(folder)
-    assert told in str(error.value)
+    assert words in str(error.value)
     assert name in str(error.value)
 
 

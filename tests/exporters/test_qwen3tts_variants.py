@@ -23,7 +23,7 @@ from voxport.systems.qwen3tts.speaker import Speaker
 from voxport.systems.qwen3tts.voice import synthetic_voice
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
 
-Held = dict[str, Any]
+Fields = dict[str, Any]
 
 BASE, CUSTOM = FIXTURES / "qwen3tts-base", FIXTURES / "qwen3tts-customvoice"
 KINDS = ("base", "custom_voice", "voice_design")
@@ -31,7 +31,7 @@ TEXT = "Hello there, 你好."
 SHORT = {"rate": 24000, "up": [4, 5, 3], "ratios": [2, 2, 2], "down": [5, 6, 8]}  # 480 samples a frame
 LOW = {"rate": 16000, "up": [8, 5], "ratios": [2, 4], "down": [4, 5, 8]}  # 320 samples a frame
 # `wide` and `narrow`: the predictor is of another width than the talker, and small_to_mtp_projection lies between
-SIZES: dict[str, Held] = {
+SIZES: dict[str, Fields] = {
     "wide": {
         "size": "1b7", "books": 8, "codes": 40, "codec": SHORT,
         "talker": {"hidden_size": 96, "head_dim": 16, "num_hidden_layers": 2, "text_hidden_size": 40},
@@ -54,7 +54,7 @@ SOME = [pair if pair == QUICK else pytest.param(*pair, marks=pytest.mark.slow) f
 
 
 def written(
-    folder: Path, kind: str, size: str, books: int, codes: int, codec: Held, talker: Held, predictor: Held
+    folder: Path, kind: str, size: str, books: int, codes: int, codec: Fields, talker: Fields, predictor: Fields
 ) -> None:
     """A random checkpoint in the release's layout with the fixtures' tokenizer.
 
@@ -63,16 +63,16 @@ def written(
     source = CUSTOM if kind == "custom_voice" else BASE
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(source / name, folder)
-    held: Held = json.loads((source / "config.json").read_text()) | {"tts_model_type": kind, "tts_model_size": size}
-    inner = held["talker_config"]
+    model: Fields = json.loads((source / "config.json").read_text()) | {"tts_model_type": kind, "tts_model_size": size}
+    inner = model["talker_config"]
     inner |= {"num_code_groups": books, "vocab_size": codes + qwen3tts.SUPPRESSED} | talker
     inner["spk_id"] = {name: 200 + i for i, name in enumerate(inner["spk_id"])}
     inner["code_predictor_config"] |= {"num_code_groups": books, "vocab_size": codes} | predictor
     if kind == "base":
-        held["speaker_encoder_config"]["enc_dim"] = inner["hidden_size"]
+        model["speaker_encoder_config"]["enc_dim"] = inner["hidden_size"]
     else:
-        held.pop("speaker_encoder_config", None)
-    speech: Held = json.loads((source / "speech_tokenizer/config.json").read_text())
+        model.pop("speaker_encoder_config", None)
+    speech: Fields = json.loads((source / "speech_tokenizer/config.json").read_text())
     frame = math.prod(codec["up"]) * math.prod(codec["ratios"])
     both = {"num_quantizers": books, "codebook_size": codes}
     speech["decoder_config"] |= both | {"upsample_rates": codec["up"], "upsampling_ratios": codec["ratios"]}
@@ -82,9 +82,9 @@ def written(
     speech |= dict.fromkeys(("decode_upsample_rate", "encode_downsample_rate"), frame)
     speech["encoder_valid_num_quantizers"] = books
     (folder / "speech_tokenizer").mkdir()
-    (folder / "config.json").write_text(json.dumps(held))
+    (folder / "config.json").write_text(json.dumps(model))
     (folder / "speech_tokenizer/config.json").write_text(json.dumps(speech))
-    write_weights(folder, held, speech, seed=0)
+    write_weights(folder, model, speech, seed=0)
     calmed(folder / "speech_tokenizer/model.safetensors")
 
 
@@ -99,9 +99,9 @@ def calmed(file: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- saying
 
 
-def modes(kind: str) -> Iterator[Held]:
+def modes(kind: str) -> Iterator[Fields]:
     """Every way that a variant has of saying something."""
-    ways: dict[str, list[Held]] = {
+    ways: dict[str, list[Fields]] = {
         "base": [{}, {"x_vector_only_mode": True}],
         "custom_voice": [{"voice": "ryan"}, {"voice": "eric", "language": "chinese"}, {"instruct": "Slowly."}],
         "voice_design": [{}, {"instruct": "An old sailor."}, {"instruct": "A child.", "language": "german"}],
@@ -120,15 +120,15 @@ def test_every_variant_of_any_size_speaks_in_every_mode(kind: str, size: str, tm
     assert isinstance(job.section, Section)
     books, codes, frame = job.section.books, job.section.codes, job.section.frame
     assert (books, codes) == (SIZES[size]["books"], SIZES[size]["codes"])
-    said = []
+    utterances = []
     for mode in modes(kind):
-        common: Held = {
+        common: Fields = {
             "voice": synthetic_voice(speaker.requests.listener(), speaker.sample_rate),
             "min_new_tokens": 9,
             "max_new_tokens": 9,
         } | mode
-        for chosen in ({"greedy": True}, {"seed": 3}):
-            speech = speaker.say(TEXT, **common, **chosen)
+        for draw in ({"greedy": True}, {"seed": 3}):
+            speech = speaker.say(TEXT, **common, **draw)
             pieces = [chunk.samples for chunk in speech]
             samples = np.concatenate(pieces)
             assert speech.tokens.shape == (8, books)
@@ -136,12 +136,12 @@ def test_every_variant_of_any_size_speaks_in_every_mode(kind: str, size: str, tm
             assert len(pieces[0]) == frame  # and the rest while it is made
             assert len(samples) == 8 * frame
             assert samples.std() > 0.01
-            if "seed" in chosen:  # the best codes of random weights may be the same ones over and over
-                said.append(str(speech.tokens))
-            upstreams = speaker.say(TEXT, **common, **chosen, codec_schedule="upstream").samples()
+            if "seed" in draw:  # the best codes of random weights may be the same ones over and over
+                utterances.append(str(speech.tokens))
+            upstreams = speaker.say(TEXT, **common, **draw, codec_schedule="upstream").samples()
             assert np.abs(upstreams[-8 * frame :] - samples).max() < 2e-6
     unheard = kind == "custom_voice" and not job.section.instruct
-    assert len(said) - len(set(said)) == 2 * unheard  # said as ryan says it
+    assert len(utterances) - len(set(utterances)) == 2 * unheard  # as ryan says it
 
 
 @pytest.mark.slow
@@ -170,11 +170,11 @@ def test_every_variant_of_any_size_is_exported_and_proved(kind: str, size: str, 
     done(run("export", "qwen3tts", root, "-o", bundle, "--recipe", "fp32"))
     text = done(run("parity", "qwen3tts", root, "--bundle", bundle))
     assert {line.split()[0] for line in text.splitlines()} == {"graph", "streamed"}
-    spoken = {
+    voices = {
         "base": ["--ref-audio", str(BASE / "ref.wav"), "--ref-text", "Hi."],
         "custom_voice": ["--voice", "serena"],
     }
-    who = spoken.get(kind, ["--instruct", "An old sailor."])
+    who = voices.get(kind, ["--instruct", "An old sailor."])
     say: tuple[str | Path, ...] = (
         "say",
         bundle,
@@ -187,15 +187,15 @@ def test_every_variant_of_any_size_is_exported_and_proved(kind: str, size: str, 
         "--set",
         "max_new_tokens=7",
     )
-    heard = []
+    recordings = []
     for way in (["--greedy"], ["--seed", "2"], ["--seed", "2", "--stream"], ["--set", "non_streaming_mode=false"]):
         done(run(*say, *way, "--set", "min_new_tokens=7"))
         assert np.load(codes).shape == (6, SIZES[size]["books"])
         assert sf.info(out).samplerate == SIZES[size]["codec"]["rate"]
         assert sf.info(out).frames == 6 * math.prod([*SIZES[size]["codec"]["up"], *SIZES[size]["codec"]["ratios"]])
-        heard.append(out.read_bytes())
-    assert heard[1] == heard[2]
-    assert len(set(heard)) == 3
+        recordings.append(out.read_bytes())
+    assert recordings[1] == recordings[2]
+    assert len(set(recordings)) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- bad input
@@ -212,8 +212,8 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_described_voice_is_asked_for_nothing_else(described: Path, tmp_path: Path) -> None:
-    def line(*given: str | Path) -> str:
-        return refusal(run("say", described, "Hi.", "-o", tmp_path / "o.wav", *given))
+    def line(*options: str | Path) -> str:
+        return refusal(run("say", described, "Hi.", "-o", tmp_path / "o.wav", *options))
 
     assert "clones no voices; a Base model does" in line("--ref-audio", BASE / "ref.wav", "--ref-text", "Hi.")
     assert "has no voices of its own; describe one with --instruct" in line("--voice", "ryan")

@@ -82,8 +82,8 @@ def assert_net_is_upstreams(params: dict[str, Any], folder: Path) -> None:
     unit = int(encoder.stage.inputs[0].shape[1])
     audio = (0.3 * np.random.default_rng(0).standard_normal(3 * unit - 1)).astype(np.float32)
     with torch.no_grad():
-        wanted = net.encode(torch.from_numpy(audio)[None, None])
-    for got, codes in zip(encode_once(encoder, audio), wanted, strict=True):
+        expected = net.encode(torch.from_numpy(audio)[None, None])
+    for got, codes in zip(encode_once(encoder, audio), expected, strict=True):
         assert np.array_equal(got, codes.reshape(-1).numpy())
 
 
@@ -135,8 +135,8 @@ def test_graphs_are_upstreams_for_any_config(name: str, target: str, tmp_path: P
     close(np.concatenate([*pieces, stream.flush()]), want, 2e-5)
     audio = (0.3 * np.random.default_rng(0).standard_normal(60 * codec.frame * 6)).astype(np.float32)
     with torch.no_grad():
-        wanted = net.encode(torch.from_numpy(audio)[None, None])
-    for got, level in zip(codec.encode(audio), wanted, strict=True):
+        expected = net.encode(torch.from_numpy(audio)[None, None])
+    for got, level in zip(codec.encode(audio), expected, strict=True):
         assert np.array_equal(got, level.reshape(-1).numpy())
 
 

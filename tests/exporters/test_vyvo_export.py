@@ -106,12 +106,12 @@ def test_two_tables_are_listed(checkpoint: Path) -> None:
 
 def test_a_codec_that_does_not_belong_is_refused(checkpoint: Path) -> None:
     config = checkpoint / "snac_24khz" / "config.json"
-    held = json.loads(config.read_text())
-    config.write_text(json.dumps(held | {"vq_strides": [8, 4, 2, 1]}))
+    params = json.loads(config.read_text())
+    config.write_text(json.dumps(params | {"vq_strides": [8, 4, 2, 1]}))
     line = refused(checkpoint)
     assert "audio ids 410..61849 (15 codes of 4096 per frame) do not fit the vocabulary of 29083" in line
     assert "give the codec's own folder with --codec" in line
-    config.write_text(json.dumps(held | {"codebook_size": 1024}))
+    config.write_text(json.dumps(params | {"codebook_size": 1024}))
     line = refused(checkpoint)
     assert "the codec makes 7 codes of 1024 per frame, and the vocabulary of 29083 has room for more" in line
     assert "they do not belong together; give the codec's own folder with --codec" in line

@@ -143,7 +143,7 @@ def test_a_bad_index_is_one_line(folder: Path, index: str, words: str) -> None:
         Weights.open(folder / "two")
 
 
-def said_in_one_line(read: Callable[[], T], file: Path) -> T | None:
+def result_or_one_line(read: Callable[[], T], file: Path) -> T | None:
     """What `read` returns; None when it refuses in one line that names the file. Anything else fails the test."""
     try:
         return read()
@@ -161,17 +161,17 @@ def readable(path: Path) -> bool:
         weights.finish()
         return True
 
-    return said_in_one_line(read, path) is True
+    return result_or_one_line(read, path) is True
 
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("damaged")
-    save_file(TENSORS, made / "model.safetensors")
-    torch.save(TENSORS, made / "zip.pth")
-    torch.save(TENSORS, made / "legacy.pth", _use_new_zipfile_serialization=False)
-    assert all(readable(path) for path in made.iterdir())
-    return made
+    scratch_folder = tmp_path_factory.mktemp("damaged")
+    save_file(TENSORS, scratch_folder / "model.safetensors")
+    torch.save(TENSORS, scratch_folder / "zip.pth")
+    torch.save(TENSORS, scratch_folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    assert all(readable(path) for path in scratch_folder.iterdir())
+    return scratch_folder
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "zip.pth", "legacy.pth"])
@@ -210,7 +210,7 @@ def test_any_wrong_value_in_a_config_is_one_line(scratch: Path, llvc_checkpoint:
     place[way[-1]] = data.draw(st.sampled_from([None, True, 0, -1, "x", [], [0], {}, {"a": 1}, 1.5]))
     file = scratch / "config.json"
     file.write_text(json.dumps(config))
-    read = said_in_one_line(lambda: read_config(file), file)
+    read = result_or_one_line(lambda: read_config(file), file)
     if read is not None:
         net, rate = read
         assert min(rate, net.chunk) >= 1
@@ -261,18 +261,18 @@ def test_any_recipe_survives_its_file(scratch: Path, name: str, rules: list[dict
 def test_no_text_makes_the_recipe_parser_raise_anything_but_its_line(scratch: Path, text: str) -> None:
     file = scratch / "recipe.toml"
     file.write_text(text)
-    said_in_one_line(lambda: named(str(file), {}), file)
+    result_or_one_line(lambda: named(str(file), {}), file)
 
 
 def test_folded_weight_norm_is_torchs_own(tmp_path: Path) -> None:
     conv = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(3, 4, 5))
-    wanted: Tensor = conv.weight.detach()
+    expected: Tensor = conv.weight.detach()
     new = {f"conv.{key}": value for key, value in conv.state_dict().items()}
     names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
     old = {f"conv.{names.get(key, key)}": value for key, value in conv.state_dict().items()}
-    for held in (new, old):
-        torch.save(held, tmp_path / "a.pth")
+    for state in (new, old):
+        torch.save(state, tmp_path / "a.pth")
         weights = Weights.open(tmp_path / "a.pth")
         weights.take("conv.bias", 4)
-        torch.testing.assert_close(weights.at("conv").folded(4, 3, 5), wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(weights.at("conv").folded(4, 3, 5), expected, rtol=0, atol=1e-6)
         weights.finish()
