@@ -17,7 +17,7 @@ from torch import Tensor
 
 from voxport_exporters.nets.taps import tap
 
-HIDDEN = -1e30  # a score that leaves no weight; finite, so softmax yields no NaN
+HIDDEN = -1e30  # added to a score it leaves no weight; finite, so softmax yields no NaN
 GQA_MULTIPLE = 8  # onnxruntime's GroupQueryAttention refuses other head sizes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # by transformers' names
@@ -81,44 +81,54 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 class Places:
     """Where the tokens of one call stand: worked out once, used by every layer. Every row has its own position."""
 
-    past: Tensor  # int64 [batch]: tokens in the caches of each row
+    columns: Tensor  # int64 [batch, time + ragged]: where in the caches the new tokens go, then blanks
+    blank: Tensor | None  # bool [batch, ragged]: True where such a column becomes zeros; None: the rows are even
     total: int  # columns of the caches that are read: the tokens of the longest row, new ones too; symbolic in a trace
     last: Tensor  # int32 [batch]: position of each row's last new token
     end: Tensor  # int32 scalar: `total` as a tensor
     cos: Tensor  # [batch, time, head size / 2]
     sin: Tensor
-    visible: dict[int, Tensor]  # window -> bool [batch, 1, time, total]: what a new token sees; 0: no window
-    written: Tensor | None  # bool [batch, 1, total, 1]: columns that hold a token; None where all of them do
+    masks: dict[int, Tensor]  # window -> [batch, 1, time, total], 0 where visible and HIDDEN elsewhere; 0: no window
 
     @classmethod
     def of(cls, past: Tensor, time: int, frequencies: Tensor, windows: set[int]) -> "Places":
-        """past int64 [batch]: tokens in the caches of each row, to which `time` are added."""
+        """past int64 [batch]: tokens in the caches of each row, to which `time` are added.
+
+        A row that is shorter than the longest by n reads n columns that none of its tokens has written. They get no
+        weight, but what they hold may be no number, so they are written as zeros along with the new tokens. Of rows of
+        one length, or a single one, there are no such columns. What a longer row has none of, it writes as its last
+        token once more.
+        """
         longest = past.amax(0)
         total: int = longest.item() + time  # type: ignore[assignment]
         torch._check(total >= time)
         positions = past[:, None] + torch.arange(time, device=past.device)  # [batch, time]
         angles = positions.to(torch.float32)[..., None] * frequencies
-        columns = torch.arange(total, device=past.device)
-        written = columns[:, None] < (past + time)[:, None, None, None]
+        ragged: int = (longest - past.amin(0)).item()  # type: ignore[assignment]
+        torch._check(ragged >= 0)
+        beyond = (past + time)[:, None] + torch.arange(ragged, device=past.device)  # [batch, ragged]
+        blank = beyond < longest + time
+        every = torch.arange(total, device=past.device)
         return cls(
-            past,
+            torch.cat((positions, torch.where(blank, beyond, (past + (time - 1))[:, None])), dim=1),
+            blank,
             total,
             (past + (time - 1)).to(torch.int32),
             (longest + time).to(torch.int32),
             angles.cos(),
             angles.sin(),
-            {window: visible(positions, columns, window)[:, None] for window in windows},
-            written,
+            {window: mask(positions, every, window)[:, None] for window in windows},
         )
 
 
-def visible(positions: Tensor, columns: Tensor, window: int) -> Tensor:
-    """positions int64 [..., time], columns int64 [total] -> bool [..., time, total]: which columns a token sees.
+def mask(positions: Tensor, columns: Tensor, window: int) -> Tensor:
+    """positions int64 [..., time], columns int64 [total] -> [..., time, total], added to scores: 0 or HIDDEN.
 
-    `window`: how many tokens, itself included; 0: all up to itself.
+    `window`: how many tokens a token sees, itself included; 0: all up to itself.
     """
     behind = positions[..., None] - columns
-    return (behind >= 0) & (behind < window) if window else behind >= 0
+    visible = (behind >= 0) & (behind < window) if window else behind >= 0
+    return torch.where(visible, 0.0, HIDDEN)
 
 
 def rotary(x: Tensor, heads: int, places: Places) -> Tensor:
@@ -146,14 +156,14 @@ def cached_attention(
     """Causal attention of new tokens to themselves and all before them.
 
     q [batch, time, heads * size], k and v [batch, time, kv heads * size]; keys and values [batch, kv heads, capacity,
-    size] hold `places.past` columns of each row and get the new ones, in place where input and output share memory;
-    columns beyond are never read. `window`: tokens that a token sees, itself included; 0: all. Returns the shape of q,
-    next keys, next values.
+    size] hold the tokens before and get the new ones, in place where input and output share memory; what columns beyond
+    hold has no effect. `window`: tokens that a token sees, itself included; 0: all. Returns the shape of q, next keys,
+    next values.
 
     onnxruntime's operator masks by itself, so the cpu target computes no mask. It takes several new tokens into caches
     that hold some already from a batch of one row only.
     """
-    batch, time, width = q.shape
+    time, width = q.shape[1:]
     shared, size = keys.shape[1], keys.shape[3]
     heads = width // size
     if _emits_contrib() and size % GQA_MULTIPLE == 0:
@@ -166,17 +176,17 @@ def cached_attention(
             version=1,
         )
         return out, keys, values
-    columns = (places.past[:, None] + torch.arange(time, device=q.device))[:, None, :, None]
-    columns = columns.expand(batch, shared, time, size)
+    columns = places.columns[:, None, :, None].expand(-1, shared, -1, size)
     k, v = (x.unflatten(-1, (shared, size)).transpose(1, 2) for x in (k, v))
+    if places.blank is not None:
+        blank = places.blank[:, None, :, None]
+        k, v = (torch.cat((x, torch.where(blank, 0.0, x[:, :, -1:])), dim=2) for x in (k, v))
     keys, values = keys.scatter(2, columns, k), values.scatter(2, columns, v)
     seen_keys, seen_values = keys[:, :, : places.total], values[:, :, : places.total]
-    if places.written is not None:  # no weight is not enough: what an unwritten column holds may be no number
-        seen_values = torch.where(places.written, seen_values, 0.0)
     # Heads that share keys are put side by side as further queries, so keys are never repeated.
     q = q.unflatten(2, (shared, -1, size)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [batch, kv heads, group * time, size]
     scores = (q @ seen_keys.transpose(-1, -2) / math.sqrt(size)).unflatten(2, (-1, time))
-    scores = torch.where(places.visible[window][:, :, None], scores, HIDDEN)
+    scores = scores + places.masks[window][:, :, None]
     mixed = torch.softmax(scores, dim=-1).flatten(2, 3) @ seen_values
     mixed = mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4)
     return mixed.flatten(2), keys, values

@@ -16,7 +16,7 @@ from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets.decoder import Decoder
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.dense import Linear
-from voxport_exporters.nets.ops import Places, visible
+from voxport_exporters.nets.ops import Places, mask
 from voxport_exporters.nets.taps import tap
 from voxport_exporters.systems.qwen3tts.talker import book_tables
 
@@ -97,14 +97,14 @@ class _Code(nn.Module):
         angles = (positions[:, None].to(torch.float32) * self.decoder.frequencies).expand(batch, time, -1)
         windows = {c.window if mixer == "sliding" else 0 for mixer in c.mixers}
         return Places(
-            past.expand(batch),
+            positions.expand(batch, time),
+            None,
             total,
             (past + (time - 1)).to(torch.int32).expand(batch),
             (past + time).to(torch.int32).reshape(()),
             angles.cos(),
             angles.sin(),
-            {window: visible(positions, columns, window)[None, None] for window in windows},
-            written=None,
+            {window: mask(positions, columns, window)[None, None] for window in windows},
         )
 
 
