@@ -1,7 +1,7 @@
 """Qwen3-TTS, 12 Hz: release folder -> bundle (docs/systems/qwen3tts.md). One folder holds one model.
 
-Stages: text_embed, codec_embed, frame_embed (Base), talker, predictor (qwen3tts_stages.py); codec_decode, and for Base
-codec_analyse, codec_encode and speaker_encode (codec12hz.py).
+Stages: text_embed, codec_embed, frame_embed (Base), talker, predictor (stages.py); codec_decode, and for Base
+codec_analyse, codec_encode (codecs/codec12hz/) and speaker_encode.
 
 What the manifest says, for the runtime:
 
