@@ -23,6 +23,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.block not in BLOCKS:
             raise ValueError(f"block {self.block}: wanted one of {', '.join(map(str, BLOCKS))}")
 
+    def matches(self, stage: str, weight: str) -> bool:
+        return fnmatch.fnmatch(stage, self.stage) and fnmatch.fnmatch(weight, self.weights)
+
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rules in order; of those that match a weight the last one counts. No match: fp32.
@@ -39,8 +42,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def of(self, stage: str, weight: str) -> Rule:
         """The rule that counts for this weight."""
-        fits = (r for r in self.rule if fnmatch.fnmatch(stage, r.stage) and fnmatch.fnmatch(weight, r.weights))
-        return [Rule("fp32"), *fits][-1]
+        return [Rule("fp32"), *(rule for rule in self.rule if rule.matches(stage, weight))][-1]
 
     def kind(self, stage: str, weight: str) -> Kind:
         return self.of(stage, weight).kind

@@ -9,9 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper
 
 from voxport.graphs.stage import CAPACITY, NEXT, Stage
 from voxport.recipe import Kind
@@ -21,12 +20,12 @@ from voxport_exporters.graphs.store import Array, Store
 
 KIND: Kind = "int8cache"
 MARGIN = 1.5  # the largest of a thousand tokens over that of the sample's, and some
-_KEYS, _VALUES = 3, 4  # inputs of GroupQueryAttention
+_KEYS, _VALUES, _SCALES = 3, 4, 12  # inputs of GroupQueryAttention
 
 
-def of(model: onnx.ModelProto, stage: Stage) -> list[str]:
+def of(graph: ir.Graph, stage: Stage) -> list[str]:
     """The states that this graph could keep in 8 bits."""
-    read = {name for node in _attentions(model) for name in node.input[_KEYS : _VALUES + 1]}
+    read = {value.name for node in _attentions(graph) for value in _pair(node)}
     return [t.name for t in stage.state if t.name in read]
 
 
@@ -61,22 +60,23 @@ def scales(part: Part, names: Collection[str]) -> dict[str, Array]:
     return found
 
 
-def int8(model: onnx.ModelProto, stage: Stage, scales: Mapping[str, Array], store: Store) -> Stage:
+def int8(model: ir.Model, stage: Stage, scales: Mapping[str, Array], store: Store) -> Stage:
     """Makes the states `scales` names int8, in place; returns the stage as it is declared then."""
-    for node in _attentions(model):
-        pair = node.input[_KEYS : _VALUES + 1]
-        if not all(name in scales for name in pair):
+    graph = model.graph
+    for node in _attentions(graph):
+        pair = _pair(node)
+        if not all(value.name in scales for value in pair):
             continue
-        node.input.extend([""] * (12 - len(node.input)) + [f"{name}.scale" for name in pair])
-        for attribute in ("k_quant_type", "v_quant_type"):
-            node.attribute.append(helper.make_attribute(attribute, "PER_CHANNEL"))
-        node.attribute.append(helper.make_attribute("kv_cache_bit_width", 8))
-        for name in pair:
-            store.write(f"{name}.scale", scales[name])
+        node.resize_inputs(_SCALES + len(pair))
+        for index, value in enumerate(pair, start=_SCALES):
+            node.replace_input_with(index, store.write(f"{value.name}.scale", scales[str(value.name)]))
+        for name in ("k_quant_type", "v_quant_type"):
+            node.attributes.add(ir.AttrString(name, "PER_CHANNEL"))
+        node.attributes.add(ir.AttrInt64("kv_cache_bit_width", 8))
     changed = {*scales, *(NEXT + name for name in scales)}
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+    for value in (*graph.inputs, *graph.outputs):
         if value.name in changed:
-            value.type.tensor_type.elem_type = TensorProto.INT8
+            value.type = ir.TensorType(ir.DataType.INT8)
     return replace(stage, state=tuple(replace(t, dtype="int8") if t.name in scales else t for t in stage.state))
 
 
@@ -87,5 +87,10 @@ def rounded(values: Array, scale: Array) -> Array:
     return restored
 
 
-def _attentions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+def _attentions(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph if node.op_type == "GroupQueryAttention"]
+
+
+def _pair(node: ir.Node) -> list[ir.Value]:
+    """The caches that an attention reads: keys, values."""
+    return [value for value in node.inputs[_KEYS : _VALUES + 1] if value is not None]

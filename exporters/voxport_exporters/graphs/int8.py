@@ -1,4 +1,4 @@
-"""Turns MatMuls of a graph into 8-bit ones, and measures what that costs and gains.
+"""Turns MatMuls of a graph into 8-bit ones.
 
 x W becomes, with x quantized per tensor to uint8 at run time and W per output channel to int8:
 
@@ -9,36 +9,16 @@ MatMuls that read the same x share its quantization. Where x is gathered from an
 convolution are, that one is quantized and its bytes are gathered: the same values, several times fewer.
 """
 
-import time
-from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import numpy as np
-import onnx
-import onnxruntime as ort
-from onnx import NodeProto, helper, numpy_helper
+import onnx_ir as ir
 
-from voxport_exporters.graphs.part import CONTRIB, OPSET
+from voxport_exporters.graphs.products import Product, bias_after, drop_unused, name_of, products, replace
 from voxport_exporters.graphs.store import Store
+from voxport_exporters.targets import CONTRIB, Target
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One MatMul with a constant weight [inputs, outputs]."""
-
-    node: NodeProto
-    weight: str
-    shape: tuple[int, int]
-
-
-def layers(model: onnx.ModelProto) -> Iterator[Layer]:
-    """Every MatMul of the graph whose second operand is a 2-D initializer."""
-    initial = {i.name: tuple(i.dims) for i in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "MatMul" and len(initial.get(node.input[1], ())) == 2:
-            yield Layer(node, node.input[1], initial[node.input[1]])
 
 
 def int8_weight(weight: Array) -> tuple[Array, Array]:
@@ -48,112 +28,118 @@ def int8_weight(weight: Array) -> tuple[Array, Array]:
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
 
 
-def int8(model: onnx.ModelProto, weights: set[str], target: str, store: Store | None = None) -> None:
-    """Replaces, in place, the MatMuls that read `weights`, which `store` reads and writes (default: in the model)."""
+def int8(model: ir.Model, weights: Collection[str], target: Target, store: Store) -> None:
+    """Replaces, in place, the MatMuls that read `weights`, whose values `store` reads and writes."""
     graph = model.graph
-    store = store or Store(model)
-    chosen = {id(layer.node): layer for layer in layers(model) if layer.weight in weights}
-    values = {i.name: i for i in graph.initializer}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    makers = {name: node for node in graph.node for name in node.output}
-    quantized: set[str] = set()
-    absorbed: set[int] = set()
-    moved: set[int] = set()
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        if id(node) in absorbed:
-            continue
-        layer = chosen.get(id(node))
-        if layer is None:
-            nodes.append(node)
-            continue
-        x, w, out = node.input[0], layer.weight, node.output[0]
-        moves = side_by_side(x, makers, values)
-        whole = moves[0].input[0] if moves else x
-        if whole not in quantized:
-            outputs = [f"{whole}.q", f"{whole}.scale", f"{whole}.zero"]
-            nodes.append(helper.make_node("DynamicQuantizeLinear", [whole], outputs))
-        nodes += [_on_bytes(move) for move in moves if move.output[0] not in quantized]
-        quantized |= {whole, *(move.output[0] for move in moves)}
-        moved |= {id(move) for move in moves}
-        feed = [f"{x}.q", f"{w}.int8", f"{whole}.scale", f"{w}.scale", f"{whole}.zero"]
-        if target == "cpu":
-            bias = bias_after(readers.get(out, []), out, values)
-            if bias is not None:
-                absorbed.add(id(bias))
-                constant = next(name for name in bias.input if name != out)
-                feed, out = [*feed, "", constant], bias.output[0]
-            nodes.append(helper.make_node("MatMulIntegerToFloat", feed, [out], domain=CONTRIB))
-        else:
-            xq, wq, xs, ws, zero = feed
-            nodes += [
-                helper.make_node("MatMulInteger", [xq, wq, zero], [f"{out}.int32"]),
-                helper.make_node("Cast", [f"{out}.int32"], [f"{out}.float"], to=onnx.TensorProto.FLOAT),
-                helper.make_node("Mul", [xs, ws], [f"{out}.scale"]),
-                helper.make_node("Mul", [f"{out}.float", f"{out}.scale"], [out]),
-            ]
-    del graph.node[:]
-    graph.node.extend(_without(nodes, moved, {value.name for value in graph.output}))
-    for w in {layer.weight for layer in chosen.values()}:
-        q, scale = int8_weight(store.read(w))
-        store.write(f"{w}.int8", q)
-        store.write(f"{w}.scale", scale)
-    still = {name for node in nodes for name in node.input}
-    for w in weights - still:
-        store.drop(w)
-    if target == "cpu" and not any(o.domain == CONTRIB for o in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    replaced = [product for product in products(graph) if product.name in weights]
+    originals = list(dict.fromkeys(product.weight for product in replaced))
+    stored = {weight: _write(weight, store) for weight in originals}
+    activations = _Activations(graph)
+    for product in replaced:
+        x = activations.quantized(product)
+        _replace(graph, product, x, stored[product.weight], target)
+    activations.drop_unused()
+    drop_unused(graph, originals)
+    if target.contrib:
+        graph.opset_imports.setdefault(CONTRIB, 1)
 
 
-def side_by_side(x: str, makers: Mapping[str, NodeProto], constants: Container[str]) -> list[NodeProto]:
+def _write(weight: ir.Value, store: Store) -> tuple[ir.Value, ir.Value]:
+    name = name_of(weight)
+    codes, scale = int8_weight(store.read(name))
+    return store.write(f"{name}.int8", codes), store.write(f"{name}.scale", scale)
+
+
+def _replace(
+    graph: ir.Graph,
+    product: Product,
+    x: tuple[ir.Value, ir.Value, ir.Value],
+    weight: tuple[ir.Value, ir.Value],
+    target: Target,
+) -> None:
+    """`x` and `weight`: (bytes, scale, zero point) and (int8, scale)."""
+    (codes, x_scale, zero), (w, w_scale), out = x, weight, product.out
+    if target.contrib:
+        feed, old = [codes, w, x_scale, w_scale, zero], [product.node]
+        bias = bias_after(out)
+        if bias is not None:
+            add, vector = bias
+            feed, old, out = [*feed, None, vector], [*old, add], add.outputs[0]
+        replace(graph, old, [ir.node("MatMulIntegerToFloat", feed, domain=CONTRIB)], out)
+        return
+    whole = _node("MatMulInteger", [codes, w, zero], f"{out.name}.int32")
+    real = _node("Cast", whole.outputs, f"{out.name}.float", to=ir.DataType.FLOAT)
+    scale = _node("Mul", [x_scale, w_scale], f"{out.name}.scale")
+    scaled = ir.node("Mul", [real.outputs[0], scale.outputs[0]])
+    replace(graph, [product.node], [whole, real, scale, scaled], out)
+
+
+def _node(kind: str, inputs: "list[ir.Value] | tuple[ir.Value, ...]", output: str, **attributes: int) -> ir.Node:
+    return ir.node(kind, inputs, attributes=attributes, outputs=[ir.Value(name=output)])
+
+
+class _Activations:
+    """The inputs of products as bytes; each is quantized once, before its first reader."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._scales: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
+        self._bytes: dict[ir.Value, ir.Value] = {}  # by a tensor that was only moved
+        self._moves: dict[ir.Node, None] = {}
+
+    def quantized(self, product: Product) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """(bytes, scale, zero point) of the product's input."""
+        moves = side_by_side(product.x)
+        whole = moves[0].inputs[0] if moves else product.x
+        assert whole is not None
+        if whole not in self._scales:
+            names = [f"{whole.name}.{suffix}" for suffix in ("q", "scale", "zero")]
+            node = ir.node("DynamicQuantizeLinear", [whole], outputs=[ir.Value(name=name) for name in names])
+            self._graph.insert_before(product.node, [node])
+            codes, scale, zero = node.outputs
+            self._scales[whole] = codes, scale, zero
+        codes, scale, zero = self._scales[whole]
+        for move in moves:
+            codes = self._moved(move, codes, product.node)
+        return codes, scale, zero
+
+    def _moved(self, move: ir.Node, codes: ir.Value, before: ir.Node) -> ir.Value:
+        """What the same movement makes of the bytes."""
+        out = move.outputs[0]
+        if out not in self._bytes:
+            self._moves[move] = None
+            result = ir.Value(name=f"{out.name}.q")
+            inputs = [codes, *move.inputs[1:]]
+            node = ir.Node(move.domain, move.op_type, inputs, list(move.attributes.values()), outputs=[result])
+            self._graph.insert_before(before, [node])
+            self._bytes[out] = result
+        return self._bytes[out]
+
+    def drop_unused(self) -> None:
+        """Removes the movements of float32 values that nothing reads any more."""
+        for move in reversed(self._moves):
+            if not move.outputs[0].uses() and not move.outputs[0].is_graph_output():
+                self._graph.remove(move, safe=True)
+
+
+def side_by_side(x: ir.Value) -> list[ir.Node]:
     """The Gather and the Reshape that lay rows of a computed tensor side by side as x; none if x is made otherwise."""
-    reshape = makers.get(x)
-    gather = makers.get(reshape.input[0]) if reshape is not None and reshape.op_type == "Reshape" else None
-    if reshape is None or gather is None or gather.op_type != "Gather" or gather.input[0] in constants:
+    reshape = x.producer()
+    rows = reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
+    gather = rows.producer() if rows is not None else None
+    source = gather.inputs[0] if gather is not None and gather.op_type == "Gather" else None
+    if reshape is None or gather is None or source is None or source.is_initializer():
         return []
     return [gather, reshape]
-
-
-def _on_bytes(move: NodeProto) -> NodeProto:
-    """The same movement of the quantized values."""
-    other = NodeProto()
-    other.CopyFrom(move)
-    other.input[0], other.output[0], other.name = f"{move.input[0]}.q", f"{move.output[0]}.q", ""
-    return other
-
-
-def _without(nodes: list[NodeProto], moved: set[int], outputs: set[str]) -> list[NodeProto]:
-    """Without those in `moved` (by id) whose results nobody reads any more."""
-    read, kept = {name for node in nodes for name in node.input if id(node) not in moved} | outputs, []
-    for node in reversed(nodes):
-        if id(node) not in moved or not read.isdisjoint(node.output):
-            read.update(node.input)
-            kept.append(node)
-    return kept[::-1]
-
-
-def bias_after(readers: list[NodeProto], value: str, constants: dict[str, onnx.TensorProto]) -> NodeProto | None:
-    """The Add of a constant vector that is the only reader of `value`."""
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return None
-    others = [name for name in readers[0].input if name != value]
-    return readers[0] if len(others) == 1 and others[0] in constants and len(constants[others[0]].dims) == 1 else None
-
-
-# ------------------------------------------------------------------------------------------------- measurement
 
 
 def error_db(weight: Array, rows: int = 32) -> float:
     """Signal-to-noise ratio in dB of one int8 layer against fp32, on `rows` rows of normal noise."""
     x = np.random.default_rng(0).standard_normal((rows, weight.shape[0]), np.float32)
     q, scale = int8_weight(weight)
-    xq = fake_quantize(x)
-    want = x @ weight
-    noise = xq @ (q * scale) - want
-    return float(10 * np.log10(np.mean(want**2) / max(float(np.mean(noise**2)), 1e-30)))
+    exact = x @ weight
+    noise = fake_quantize(x) @ (q * scale) - exact
+    return float(10 * np.log10(np.mean(exact**2) / max(float(np.mean(noise**2)), 1e-30)))
 
 
 def fake_quantize(x: Array) -> Array:
@@ -166,41 +152,3 @@ def fake_quantize(x: Array) -> Array:
     zero = np.clip(np.rint(-low / scale), 0, 255)
     rounded: Array = (np.clip(np.rint(x / scale) + zero, 0, 255) - zero).astype(np.float32) * scale
     return rounded
-
-
-def speed_up(shape: tuple[int, int], rows: int, change: Callable[[onnx.ModelProto], None]) -> float:
-    """How many times faster a layer is once `change` has quantized it, both timed here, interleaved, one thread,
-    medians. `change` finds one MatMul with the weight `w`."""
-    fp32 = _single(shape, rows)
-    fast = onnx.ModelProto()
-    fast.CopyFrom(fp32)
-    change(fast)
-    x = np.random.default_rng(1).standard_normal((rows, shape[0]), np.float32)
-    runs = [_runner(m, x) for m in (fp32, fast)]
-    times: list[list[float]] = [[], []]
-    for _ in range(40):
-        for run, seen in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            seen.append(time.perf_counter() - start)
-    slow, quick = (float(np.median(seen[10:])) for seen in times)
-    return slow / quick
-
-
-def _single(shape: tuple[int, int], rows: int) -> onnx.ModelProto:
-    weight = np.random.default_rng(2).standard_normal(shape, np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "layer",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [rows, shape[0]])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [rows, shape[1]])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-
-
-def _runner(model: onnx.ModelProto, x: Array) -> Callable[[], object]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"x": x})

@@ -14,15 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto, helper
+import onnx_ir as ir
 
-from voxport_exporters.graphs.int8 import Layer, bias_after, layers
-from voxport_exporters.graphs.part import CONTRIB
+from voxport_exporters.graphs.products import Product, bias_after, drop_unused, products, replace
 from voxport_exporters.graphs.store import Store
+from voxport_exporters.targets import CONTRIB, OPSET_INT4, Target
 
 Array = np.ndarray
-OPSET_INT4 = 21  # the first with blocks in DequantizeLinear; its other operators are those of 20 with more types
 # Parts of a block's range that are tried. Of normally distributed weights 4 bits then keep 0.1, 0.4 or 0.6 dB more, in
 # blocks of 32, 128 or 256: blocks of 256 (19.9 dB) are as good as those of 128 with their whole range (20.0 dB).
 RANGES = (1.0, 0.92, 0.84, 0.76)
@@ -137,9 +135,9 @@ def error_db(weight: Array, kind: str, block: int, rows: int = 32) -> float:
     """Signal-to-noise ratio in dB of one layer against fp32, on `rows` rows of normal noise and its first outputs."""
     weight = weight[:, :MEASURED]
     x = np.random.default_rng(0).standard_normal((rows, weight.shape[0]), np.float32)
-    want = x @ weight
-    noise = rounded_activations(x, block) @ quantized(weight, kind, block).weight() - want
-    return float(10 * np.log10(np.mean(want**2) / max(float(np.mean(noise**2)), 1e-30)))
+    exact = x @ weight
+    noise = rounded_activations(x, block) @ quantized(weight, kind, block).weight() - exact
+    return float(10 * np.log10(np.mean(exact**2) / max(float(np.mean(noise**2)), 1e-30)))
 
 
 def rounded_activations(x: Array, block: int) -> Array:
@@ -150,109 +148,108 @@ def rounded_activations(x: Array, block: int) -> Array:
     blocks = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % block)]).reshape(*x.shape[:-1], -1, block)
     largest = np.maximum(np.abs(blocks).max(-1, keepdims=True), np.float32(1e-30))
     rounded = np.rint(blocks * (127 / largest)) * (largest / 127)
-    kept: Array = rounded.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
-    return kept
+    values: Array = rounded.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    return values
 
 
 # ------------------------------------------------------------------------------------------------------ graphs
 
 
-def blocks(model: onnx.ModelProto, kinds: Mapping[str, tuple[str, int]], target: str, store: Store) -> None:
+@dataclass(frozen=True)
+class _Stored:
+    """The initializers of one quantized weight."""
+
+    codes: ir.Value
+    scale: ir.Value
+    zero: ir.Value
+    correction: ir.Value | None
+
+
+def blocks(model: ir.Model, kinds: Mapping[str, tuple[str, int]], target: Target, store: Store) -> None:
     """Replaces, in place, the MatMuls that read the weights in `kinds`: name -> (kind, block)."""
     graph = model.graph
-    chosen = {id(layer.node): layer for layer in layers(model) if layer.weight in kinds}
-    constants = {i.name: i for i in graph.initializer}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input)}
-    corrected = {
-        w: _write(w, quantized(store.read(w), *kinds[w]), target, store)
-        for w in sorted({layer.weight for layer in chosen.values()})
-    }
-    absorbed: set[int] = set()
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        layer = chosen.get(id(node))
-        if layer is None:
-            nodes += [] if id(node) in absorbed else [node]
-            continue
-        bias = bias_after(readers.get(node.output[0], []), node.output[0], constants) if target == "cpu" else None
-        if bias is not None:
-            absorbed.add(id(bias))
-        kind, block = kinds[layer.weight]
-        nodes += _product(layer, METHODS[kind][1], block, target, bias)
-        if corrected[layer.weight]:
-            nodes += _correction(layer, nodes[-1], block, ranks[layer.node.input[0]], store)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for w in kinds.keys() - {name for node in nodes for name in node.input}:
-        store.drop(w)
-    _opset(model, *(CONTRIB, 1) if target == "cpu" else ("", OPSET_INT4))
+    replaced = [product for product in products(graph) if product.name in kinds]
+    weights = {product.name: product.weight for product in replaced}
+    stored = {w: _write(w, quantized(store.read(w), *kinds[w]), target, store) for w in sorted(weights)}
+    for product in replaced:
+        kind, block = kinds[product.name]
+        _replace(graph, product, stored[product.name], METHODS[kind][1], block, target, store)
+    drop_unused(graph, list(weights.values()))
+    if target.contrib:
+        graph.opset_imports.setdefault(CONTRIB, 1)
+    else:
+        graph.opset_imports[""] = max(graph.opset_imports[""], OPSET_INT4)
 
 
-def _write(name: str, b: Blocks, target: str, store: Store) -> bool:
-    """Stores the blocks as the target's kernel takes them; true when there is a correction beside them."""
-    if target == "cpu":
+def _write(name: str, b: Blocks, target: Target, store: Store) -> _Stored:
+    """Stores the blocks as the target's kernel takes them."""
+    if target.contrib:
         pack = _nibbles if b.bits == 4 else np.ascontiguousarray
-        store.write(f"{name}.q", pack(b.codes))
-        store.write(f"{name}.scale", b.scale)
-        store.write(f"{name}.zero", pack(b.rounded))
+        codes, zero = store.write(f"{name}.q", pack(b.codes)), store.write(f"{name}.zero", pack(b.rounded))
+        scale = store.write(f"{name}.scale", b.scale)
     else:  # blocks run down the rows of W [inputs, outputs]; the last one may be cut
-        codes = np.ascontiguousarray(b.codes.reshape(len(b.codes), -1)[:, : b.inputs].T)
-        for suffix, values in ((".q", codes), (".zero", np.ascontiguousarray(b.rounded.T))):
-            flat = _nibbles(values.reshape(-1)) if b.bits == 4 else values
-            store.write(name + suffix, flat, TensorProto.UINT4 if b.bits == 4 else TensorProto.UINT8, values.shape)
-        store.write(f"{name}.scale", np.ascontiguousarray(b.scale.T))
-    correction = b.correction
-    if correction is not None:
-        store.write(f"{name}.correction", correction)
-    return correction is not None
+        rows = b.codes.reshape(len(b.codes), -1)[:, : b.inputs].T
+        codes, zero = _write_codes(f"{name}.q", rows, b, store), _write_codes(f"{name}.zero", b.rounded.T, b, store)
+        scale = store.write(f"{name}.scale", np.ascontiguousarray(b.scale.T))
+    lost = b.correction
+    return _Stored(codes, scale, zero, None if lost is None else store.write(f"{name}.correction", lost))
 
 
-def _product(layer: Layer, bits: int, block: int, target: str, bias: NodeProto | None) -> list[NodeProto]:
-    """The nodes that stand for x W, plus the bias where one was absorbed."""
-    x, w, out = layer.node.input[0], layer.weight, layer.node.output[0]
-    inputs, outputs = layer.shape
-    parts = [f"{w}.q", f"{w}.scale", f"{w}.zero"]
-    if target != "cpu":
-        return [
-            helper.make_node("DequantizeLinear", parts, [f"{out}.weight"], axis=0, block_size=block),
-            helper.make_node("MatMul", [x, f"{out}.weight"], [out]),
-        ]
-    if bias is not None:
-        parts += ["", next(name for name in bias.input if name != out)]
-        out = bias.output[0]
-    node = helper.make_node("MatMulNBits", [x, *parts], [out], domain=CONTRIB)
-    sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block, "accuracy_level": 4}
-    node.attribute.extend(helper.make_attribute(name, size) for name, size in sizes.items())
-    return [node]
+def _write_codes(name: str, codes: Array, b: Blocks, store: Store) -> ir.Value:
+    """Codes as the standard's uint4 or uint8."""
+    codes = np.ascontiguousarray(codes)
+    if b.bits == 8:
+        return store.write(name, codes)
+    return store.write(name, _nibbles(codes.reshape(-1)), ir.DataType.UINT4, codes.shape)
 
 
-def _correction(layer: Layer, product: NodeProto, block: int, rank: int, store: Store) -> list[NodeProto]:
-    """The nodes that add (sums of x per block) C to the output of `product`, which they rename."""
-    x, out, inputs = layer.node.input[0], product.output[0], layer.shape[0]
-    nodes = []
+def _replace(
+    graph: ir.Graph, product: Product, stored: _Stored, bits: int, block: int, target: Target, store: Store
+) -> None:
+    """x W, plus the bias where the kernel takes it, plus the correction where there is one."""
+    parts: list[ir.Value | None] = [stored.codes, stored.scale, stored.zero]
+    old, out = [product.node], product.out
+    if target.contrib:
+        bias = bias_after(out)
+        if bias is not None:
+            add, vector = bias
+            parts, old, out = [*parts, None, vector], [*old, add], add.outputs[0]
+        inputs, outputs = product.shape
+        sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block, "accuracy_level": 4}
+        new = [ir.node("MatMulNBits", [product.x, *parts], attributes=sizes, domain=CONTRIB)]
+    else:
+        weight = ir.node(
+            "DequantizeLinear",
+            parts,
+            attributes={"axis": 0, "block_size": block},
+            outputs=[ir.Value(name=f"{out.name}.weight")],
+        )
+        new = [weight, ir.node("MatMul", [product.x, weight.outputs[0]])]
+    if stored.correction is not None:
+        new[-1].outputs[0].name = f"{out.name}.main"
+        new += _correction(product, new[-1].outputs[0], stored.correction, block, str(out.name), store)
+    replace(graph, old, new, out)
+
+
+def _correction(
+    product: Product, main: ir.Value, correction: ir.Value, block: int, out: str, store: Store
+) -> list[ir.Node]:
+    """The nodes that add (sums of x per block) C to `main`."""
+    x, inputs = product.x, product.shape[0]
+    assert x.shape is not None
+    rank, nodes = x.shape.rank(), []
     if inputs % block:
-        store.write(f"{out}.pads", np.array([0] * (2 * rank - 1) + [-inputs % block], np.int64))
-        nodes.append(helper.make_node("Pad", [x, f"{out}.pads"], [f"{out}.padded"]))
-        x = f"{out}.padded"
-    store.write(f"{out}.blocked", np.array([0] * (rank - 1) + [-1, block], np.int64))
-    store.write(f"{out}.axis", np.array([-1], np.int64))
-    product.output[0] = f"{out}.main"
-    return [
-        *nodes,
-        helper.make_node("Reshape", [x, f"{out}.blocked"], [f"{out}.blocks"]),
-        helper.make_node("ReduceSum", [f"{out}.blocks", f"{out}.axis"], [f"{out}.sums"], keepdims=0),
-        helper.make_node("MatMul", [f"{out}.sums", f"{layer.weight}.correction"], [f"{out}.lost"]),
-        helper.make_node("Add", [f"{out}.main", f"{out}.lost"], [out]),
-    ]
-
-
-def _opset(model: onnx.ModelProto, domain: str, least: int) -> None:
-    for opset in model.opset_import:
-        if opset.domain == domain:
-            opset.version = max(opset.version, least)
-            return
-    model.opset_import.append(helper.make_opsetid(domain, least))
+        pads = store.write(f"{out}.pads", np.array([0] * (2 * rank - 1) + [-inputs % block], np.int64))
+        nodes.append(ir.node("Pad", [x, pads], outputs=[ir.Value(name=f"{out}.padded")]))
+        x = nodes[-1].outputs[0]
+    shape = store.write(f"{out}.blocked", np.array([0] * (rank - 1) + [-1, block], np.int64))
+    last = store.write(f"{out}.axis", np.array([-1], np.int64))
+    split = ir.node("Reshape", [x, shape], outputs=[ir.Value(name=f"{out}.blocks")])
+    sums = ir.node(
+        "ReduceSum",
+        [split.outputs[0], last],
+        attributes={"keepdims": 0},
+        outputs=[ir.Value(name=f"{out}.sums")],
+    )
+    lost = ir.node("MatMul", [sums.outputs[0], correction], outputs=[ir.Value(name=f"{out}.lost")])
+    return [*nodes, split, sums, lost, ir.node("Add", [main, lost.outputs[0]])]

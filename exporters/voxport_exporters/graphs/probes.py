@@ -8,11 +8,11 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto, helper
 
-from voxport_exporters.graphs.part import OPSET
+from voxport_exporters.targets import IR_VERSION, OPSET
 
 
 def probes() -> dict[str, ModelProto]:
-    """File stem -> y = a b with both operands given: float32, and uint8 by int8."""
+    """File stem -> y = a b of two inputs: float32, and uint8 by int8."""
     kinds = {
         "matmul_fp32": ("MatMul", TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.FLOAT),
         "matmul_int8": ("MatMulInteger", TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32),
@@ -27,7 +27,7 @@ def _matmul(name: str, op: str, a: int, b: int, y: int) -> ModelProto:
         [helper.make_tensor_value_info("a", a, ["m", "k"]), helper.make_tensor_value_info("b", b, ["k", "n"])],
         [helper.make_tensor_value_info("y", y, ["m", "n"])],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
 if __name__ == "__main__":

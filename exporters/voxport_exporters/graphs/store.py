@@ -1,8 +1,7 @@
 """Store: the weights of one graph while it is rewritten, one in memory at a time.
 
-store = Store(model, net, folder / "lm.onnx.data")
+store = Store(model.graph, folder / "lm.onnx.data")
 store.write("w.int8", quantize(store.read("w")))     # read from the checkpoint now, appended to the data file now
-store.drop("w")
 store.finish()                                       # what nobody rewrote goes to the data file as it is
 """
 
@@ -10,83 +9,76 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-from torch import nn
-
-from voxport_exporters.checkpoints.later import built, deferred
+import onnx_ir as ir
 
 Array = np.ndarray
 ALIGN = 4096  # onnxruntime maps weights straight from the file, page by page
-INLINE = 1024  # smaller initializers stay inside the graph file
+INLINE = 1024  # bytes; smaller initializers stay inside the graph file
 
 
-class Written:
-    """Where the data files of one folder hold which values."""
+class DataFiles:
+    """Where the data files of one folder hold which values: sha256 -> (name of the file, offset)."""
 
     def __init__(self) -> None:
-        self.places: dict[bytes, dict[str, str]] = {}
+        self.places: dict[bytes, tuple[str, int]] = {}
 
 
 class Store:
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        net: nn.Module | None = None,
-        path: Path | None = None,
-        written: Written | None = None,
-    ) -> None:
-        """`net` knows the weights it deferred; without `path` everything stays in the model.
+    def __init__(self, graph: ir.Graph, path: Path | None = None, data: DataFiles | None = None) -> None:
+        """Without `path` everything stays in the graph.
 
-        `written`: values that a data file in the same folder holds already are pointed at, not written again.
+        `data`: values that a data file in the same folder holds already are pointed at, not written again.
         """
-        self._written = written or Written()
-        self._graph = model.graph
-        self._later = {n: p for n, p in net.named_parameters() if deferred(p)} if net is not None else {}
-        self._path = path
-        self._at = {i.name: i for i in model.graph.initializer}
+        self._graph, self._path = graph, path
+        self._data = data or DataFiles()
 
     def read(self, name: str) -> Array:
         """The values of an initializer. One written to the data file is not read back: KeyError."""
-        initializer = self._at[name]
-        if initializer.data_location != TensorProto.EXTERNAL:
-            return numpy_helper.to_array(initializer)
-        return built(self._later[name]).numpy()
+        tensor = self._graph.initializers[name].const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor):
+            raise KeyError(name)
+        return tensor.numpy()
 
-    def write(self, name: str, array: Array, dtype: int | None = None, shape: tuple[int, ...] | None = None) -> None:
+    def write(
+        self, name: str, array: Array, dtype: ir.DataType | None = None, shape: tuple[int, ...] | None = None
+    ) -> ir.Value:
         """Adds or replaces the initializer `name`. `dtype` and `shape` for bytes that are packed 4-bit numbers."""
-        self.drop(name)
-        kind = helper.np_dtype_to_tensor_dtype(array.dtype) if dtype is None else dtype
-        tensor = TensorProto(name=name, data_type=kind, dims=array.shape if shape is None else shape)
-        if self._path is None or array.nbytes < INLINE:
-            tensor.raw_data = array.tobytes()
-        else:
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in self._place(self._path, np.ascontiguousarray(array)).items():
-                tensor.external_data.add(key=key, value=value)
-        self._graph.initializer.append(tensor)
-        self._at[name] = self._graph.initializer[-1]
-        self._later.pop(name, None)
-
-    def _place(self, path: Path, array: Array) -> dict[str, str]:
-        """Where the values lie: location, offset and length as external data names them."""
-        content = array.reshape(-1).view(np.uint8).data
-        digest = hashlib.sha256(content).digest()
-        if digest not in self._written.places:
-            with path.open("ab") as file:
-                file.write(b"\0" * (-file.tell() % ALIGN))
-                place = {"location": path.name, "offset": str(file.tell()), "length": str(array.nbytes)}
-                file.write(content)  # tofile() hides a full disk
-            self._written.places[digest] = place
-        return self._written.places[digest]
-
-    def drop(self, name: str) -> None:
-        if self._at.pop(name, None) is not None:
-            del self._graph.initializer[[i.name for i in self._graph.initializer].index(name)]
+        if name in self._graph.initializers:
+            self._graph.initializers.pop(name)
+        tensor = self._tensor(name, array, dtype, shape)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
 
     def finish(self) -> None:
         """Writes what the graph still holds or waits for."""
-        for name in list(self._at):
-            large = self._at[name].data_location != TensorProto.EXTERNAL and self._at[name].ByteSize() >= INLINE
-            if name in self._later or (large and self._path is not None):
-                self.write(name, self.read(name))
+        for name, value in self._graph.initializers.items():
+            tensor = value.const_value
+            if tensor is not None and not isinstance(tensor, ir.ExternalTensor | ir.PackedTensor):
+                value.const_value = self._tensor(name, tensor.numpy())
+
+    def _tensor(
+        self, name: str, array: Array, dtype: ir.DataType | None = None, sizes: tuple[int, ...] | None = None
+    ) -> ir.Tensor | ir.PackedTensor | ir.ExternalTensor:
+        kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype
+        shape = ir.Shape(array.shape if sizes is None else sizes)
+        if self._path is not None and array.nbytes >= INLINE:
+            location, offset = self._place(self._path, np.ascontiguousarray(array))
+            return ir.ExternalTensor(
+                location, offset, array.nbytes, kind, shape=shape, name=name, base_dir=self._path.parent
+            )
+        if dtype is not None:
+            return ir.PackedTensor(array, kind, shape=shape, name=name)
+        return ir.Tensor(array, kind, shape=shape, name=name)
+
+    def _place(self, path: Path, array: Array) -> tuple[str, int]:
+        """(name of the data file, offset) of these values; appends them where no file of the folder has them yet."""
+        content = array.reshape(-1).view(np.uint8).data
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._data.places:
+            with path.open("ab") as file:
+                file.write(b"\0" * (-file.tell() % ALIGN))
+                place = path.name, file.tell()
+                file.write(content)  # tofile() hides a full disk
+            self._data.places[digest] = place
+        return self._data.places[digest]

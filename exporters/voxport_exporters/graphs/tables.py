@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto, helper
+import onnx_ir as ir
 
+from voxport_exporters.graphs.products import drop_unused, matrix_shape, replace
 from voxport_exporters.graphs.store import Store
 
 Array = np.ndarray
@@ -13,39 +13,41 @@ CHUNK = 1 << 14  # rows of a table in memory at a time
 ROWS = ("int8row", "fp16row")
 
 
-def rows(model: onnx.ModelProto, tables: Mapping[str, str], store: Store) -> None:
+def tables(graph: ir.Graph) -> list[str]:
+    """Matrices that nothing but Gathers along their rows read."""
+    matrices = {name: value for name, value in graph.initializers.items() if matrix_shape(value)}
+    return sorted(name for name, value in matrices.items() if all(_looks_up(*use) for use in value.uses()))
+
+
+def _looks_up(node: ir.Node, index: int) -> bool:
+    return node.op_type == "Gather" and index == 0 and not node.attributes.get_int("axis", 0)
+
+
+def rows(model: ir.Model, tables: Mapping[str, str], store: Store) -> None:
     """Replaces, in place, the Gathers of `tables`, name of a matrix [rows, width] -> one of ROWS."""
-    nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != "Gather" or node.input[0] not in tables:
-            nodes.append(node)
-            continue
-        table, ids = node.input
-        out = node.output[0]
-        if tables[table] == "fp16row":
-            nodes += [
-                helper.make_node("Gather", [f"{table}.fp16", ids], [f"{out}.fp16"]),
-                helper.make_node("Cast", [f"{out}.fp16"], [out], to=TensorProto.FLOAT),
-            ]
-            continue
-        nodes += [
-            helper.make_node("Gather", [f"{table}.int8", ids], [f"{out}.int8"]),
-            helper.make_node("Cast", [f"{out}.int8"], [f"{out}.float"], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{table}.scale", ids], [f"{out}.scale"]),
-            helper.make_node("Mul", [f"{out}.float", f"{out}.scale"], [out]),
-        ]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    for table, kind in tables.items():
-        values = store.read(table)
+    graph = model.graph
+    for name, kind in tables.items():
+        table, values = graph.initializers[name], store.read(name)
         if kind == "fp16row":
-            store.write(f"{table}.fp16", _half(table, values))
-            store.drop(table)
-            continue
-        codes, scale = _int8_rows(values)
-        store.write(f"{table}.int8", codes)
-        store.write(f"{table}.scale", scale)
-        store.drop(table)
+            parts = [store.write(f"{name}.fp16", _half(name, values))]
+        else:
+            codes, scale = _int8_rows(values)
+            parts = [store.write(f"{name}.int8", codes), store.write(f"{name}.scale", scale)]
+        for node in table.consumers():
+            out = node.outputs[0]
+            replace(graph, [node], _look_up(parts, node.inputs[1], str(out.name)), out)
+        drop_unused(graph, [table])
+
+
+def _look_up(parts: list[ir.Value], ids: ir.Value | None, out: str) -> list[ir.Node]:
+    """The rows `ids` of a table in fp16, or of its codes and scales, as float32."""
+    if len(parts) == 1:
+        half = ir.node("Gather", [parts[0], ids], outputs=[ir.Value(name=f"{out}.fp16")])
+        return [half, ir.node("Cast", half.outputs, attributes={"to": ir.DataType.FLOAT})]
+    codes = ir.node("Gather", [parts[0], ids], outputs=[ir.Value(name=f"{out}.int8")])
+    real = ir.node("Cast", codes.outputs, attributes={"to": ir.DataType.FLOAT}, outputs=[ir.Value(name=f"{out}.float")])
+    scale = ir.node("Gather", [parts[1], ids], outputs=[ir.Value(name=f"{out}.scale")])
+    return [codes, real, scale, ir.node("Mul", [real.outputs[0], scale.outputs[0]])]
 
 
 def _int8_rows(values: Array) -> tuple[Array, Array]:
@@ -73,13 +75,3 @@ def _half(table: str, values: Array) -> Array:
     if not np.isfinite(halves).all():
         raise ValueError(f"{table} holds values beyond 65504, which fp16 cannot; choose int8row or fp32 for it")
     return halves
-
-
-def tables(model: onnx.ModelProto) -> list[str]:
-    """Matrices that nothing but Gathers along their rows read."""
-    matrices = {i.name for i in model.graph.initializer if len(i.dims) == 2}
-    elsewhere = set()
-    for node in model.graph.node:
-        looks_up = node.op_type == "Gather" and not any(a.name == "axis" and a.i for a in node.attribute)
-        elsewhere |= set(node.input[1:] if looks_up else node.input)
-    return sorted(matrices - elsewhere)

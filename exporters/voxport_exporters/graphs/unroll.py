@@ -11,23 +11,23 @@ Weights go by name: what two graphs both call `layers.0.weight` is stored once. 
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto, helper
+import onnx_ir as ir
 
 from voxport.graphs.stage import NEXT, Stage, TensorSpec
+from voxport_exporters.targets import IR_VERSION
 
 
 class Chain:
     def __init__(self) -> None:
-        self._nodes: list[NodeProto] = []
-        self._weights: dict[str, TensorProto] = {}
-        self._constants: dict[bytes, str] = {}
-        self._shapes: dict[str, onnx.ValueInfoProto] = {}
+        self._nodes: list[ir.Node] = []
+        self._values: dict[str, ir.Value] = {}
+        self._weights: dict[str, ir.Value] = {}
+        self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], str] = {}
         self._opsets: dict[str, int] = {}
 
     def add(
         self,
-        model: onnx.ModelProto,
+        model: ir.Model,
         name: str,
         wires: Mapping[str, str],
         weights: Mapping[str, str] | None = None,
@@ -37,69 +37,70 @@ class Chain:
 
         `own`: the initializers that are weights; a prefix of theirs found in `weights` is replaced.
         """
-        names = dict(wires)
-        for initializer in model.graph.initializer:
-            outer = (
-                _renamed(initializer.name, weights or {})
-                if initializer.name in own
-                else self._constant(initializer, f"{name}.{initializer.name}")
-            )
-            names[initializer.name] = outer
-            if outer not in self._weights:
-                self._weights[outer] = TensorProto()
-                self._weights[outer].CopyFrom(initializer)
-                self._weights[outer].name = outer
+        graph = model.graph
+        outside: dict[ir.Value, ir.Value] = {}
+        for inner, initializer in graph.initializers.items():
+            tensor = initializer.const_value
+            assert tensor is not None
+            outer = _renamed(inner, weights or {}) if inner in own else self._constant(tensor, f"{name}.{inner}")
+            outside[initializer] = self._weight(outer, tensor)
 
-        def outside(value: str) -> str:
-            return names.get(value, f"{name}.{value}") if value else ""
+        def value(inner: ir.Value) -> ir.Value:
+            if inner not in outside:
+                outer = self._value(wires.get(str(inner.name), f"{name}.{inner.name}"))
+                outer.type, outer.shape = outer.type or inner.type, outer.shape or inner.shape
+                outside[inner] = outer
+            return outside[inner]
 
-        for source in model.graph.node:
-            node = NodeProto()
-            node.CopyFrom(source)
-            node.name = f"{name}.{source.name}"
-            node.input[:] = [outside(value) for value in source.input]
-            node.output[:] = [outside(value) for value in source.output]
-            self._nodes.append(node)
-        for source in (*model.graph.value_info, *model.graph.output, *model.graph.input):
-            value = onnx.ValueInfoProto()
-            value.CopyFrom(source)
-            value.name = outside(value.name)
-            self._shapes.setdefault(value.name, value)
-        for opset in model.opset_import:
-            self._opsets[opset.domain] = max(opset.version, self._opsets.get(opset.domain, 0))
+        for node in graph:
+            inputs = [None if inner is None else value(inner) for inner in node.inputs]
+            outputs = [value(inner) for inner in node.outputs]
+            attributes = list(node.attributes.values())
+            copy = ir.Node(node.domain, node.op_type, inputs, attributes, outputs=outputs, name=f"{name}.{node.name}")
+            self._nodes.append(copy)
+        for domain, version in graph.opset_imports.items():
+            self._opsets[domain] = max(version, self._opsets.get(domain, 0))
 
     def node(self, kind: str, inputs: list[str], outputs: list[str], axis: int | None = None) -> None:
-        node = helper.make_node(kind, inputs, outputs, name=f"{kind}.{outputs[0]}")
-        if axis is not None:
-            node.attribute.append(helper.make_attribute("axis", axis))
-        self._nodes.append(node)
+        attributes = {} if axis is None else {"axis": axis}
+        ends = [[self._value(name) for name in names] for names in (inputs, outputs)]
+        self._nodes.append(ir.node(kind, ends[0], attributes, outputs=ends[1], name=f"{kind}.{outputs[0]}"))
 
-    def constant(self, name: str, tensor: TensorProto) -> None:
-        self._weights[name] = tensor
+    def constant(self, name: str, array: np.ndarray) -> None:
+        self._weight(name, ir.tensor(array, name=name))
 
-    def model(self, stage: Stage) -> onnx.ModelProto:
+    def model(self, stage: Stage) -> ir.Model:
         """What was added so far, with the inputs and outputs of `stage`."""
-        inputs = [_info(t) for t in stage.feeds]
         after = (TensorSpec(NEXT + t.name, t.dtype, t.shape) for t in stage.state)
-        outputs = [_info(t) for t in (*stage.outputs, *after)]
-        ends = {value.name for value in (*inputs, *outputs)} | self._weights.keys()
-        graph = helper.make_graph(
-            self._nodes,
-            stage.name,
-            inputs,
-            outputs,
-            list(self._weights.values()),
-            value_info=[value for value in self._shapes.values() if value.name not in ends],
+        graph = ir.Graph(
+            [self._declared(t) for t in stage.feeds],
+            [self._declared(t) for t in (*stage.outputs, *after)],
+            nodes=self._nodes,
+            initializers=list(self._weights.values()),
+            opset_imports=self._opsets,
+            name=stage.name,
         )
-        opsets = [helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        return ir.Model(graph, ir_version=IR_VERSION)
 
-    def _constant(self, initializer: TensorProto, name: str) -> str:
+    def _value(self, name: str) -> ir.Value:
+        """The weight or value of this name in the chain."""
+        return self._weights.get(name) or self._values.setdefault(name, ir.Value(name=name))
+
+    def _weight(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        if name not in self._weights:
+            kind, shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            self._weights[name] = ir.Value(name=name, type=kind, shape=shape, const_value=tensor)
+        return self._weights[name]
+
+    def _declared(self, spec: TensorSpec) -> ir.Value:
+        value = self._value(spec.name)
+        value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
+        value.shape = ir.Shape(spec.shape)
+        return value
+
+    def _constant(self, tensor: ir.TensorProtocol, name: str) -> str:
         """The name of a constant of this value, which may be an earlier one's."""
-        nameless = TensorProto()
-        nameless.CopyFrom(initializer)
-        nameless.name = ""
-        return self._constants.setdefault(nameless.SerializeToString(), name)
+        return self._constants.setdefault((tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()), name)
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
@@ -107,8 +108,3 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
         if name.startswith(prefix):
             return to + name.removeprefix(prefix)
     return name
-
-
-def _info(tensor: TensorSpec) -> onnx.ValueInfoProto:
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-    return helper.make_tensor_value_info(tensor.name, kind, list(tensor.shape))

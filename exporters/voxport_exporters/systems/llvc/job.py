@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
-from voxport.systems.llvc.converter import Converter as Runtime
 from voxport.systems.llvc.section import Section
 from voxport.verify import record
 from voxport_exporters.checkpoints import folder
@@ -42,7 +40,6 @@ def job(root: Path, variant: str | None = None, config: Path | None = None, weig
         checkpoint=(config, weights),
         root=root,
         section=Section(hop=net.L),
-        golden=_golden,
     )
 
 
@@ -60,11 +57,6 @@ def _find(root: Path, variant: str | None) -> tuple[str, Path, Path]:
     if not config.is_file():
         raise FileNotFoundError(f"{root}: no experiments/{variant}/config.json; give it with --config and --weights")
     return variant, config, weights
-
-
-def _golden(bundle: Bundle, target: Path) -> None:
-    """What this bundle makes of a fixed signal, for `voxport verify` on the target machine."""
-    record(Runtime(bundle).rehearse(), target)
 
 
 def parts(weights: Weights, config: LlvcConfig) -> Iterator[Part]:

@@ -20,11 +20,8 @@ What the manifest says, for the runtime:
 from collections.abc import Iterator
 from pathlib import Path
 
-from voxport.bundle import Bundle
 from voxport.recipe import Recipe, Rule
 from voxport.systems.qwen3tts.section import Section, SpeakerEncoderSection
-from voxport.systems.qwen3tts.speaker import Speaker
-from voxport.verify import record
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz import config as codec12hz_config
@@ -125,13 +122,7 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
         | ({"x_vector_only_mode": False} if base else {}),
         voices=sorted(config.talker.speakers),
         files={"tokenizer.json": tokenizer},
-        golden=_golden,
     )
-
-
-def _golden(bundle: Bundle, target: Path) -> None:
-    """What this bundle computes from fixed inputs, for `voxport verify` on the target machine."""
-    record(Speaker(bundle).rehearse(), target)
 
 
 def _find(root: Path, variant: str | None) -> Path:

@@ -14,14 +14,14 @@ next input. The best code at every choice: temperature 1, top_k 1, top_p 1, unif
 """
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
+import onnx_ir as ir
 from torch import nn
 
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport_exporters.checkpoints.later import deferred
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.graphs.part import Part, export
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.trace import trace
 from voxport_exporters.graphs.unroll import Chain
 from voxport_exporters.nets.decoder import decoder_stage
 from voxport_exporters.nets.decoder_config import DecoderConfig
@@ -77,26 +77,23 @@ def predictor_part(net: Predictor) -> Part:
     return Part(stage, net, {"batch": 1}, build=lambda target: _unrolled(net, stage, target))
 
 
-def _unrolled(net: Predictor, stage: Stage, target: str) -> onnx.ModelProto:
+def _unrolled(net: Predictor, stage: Stage, target: str) -> ir.Model:
     """The first pass and copies of the second, each with its own head, table and draw."""
     first, others = net.passes()
     chain = Chain()
     drawn = range(net.books - 1)
-    split = np.array([1] * len(drawn), np.int64)
-    chain.constant("uniforms.split", numpy_helper.from_array(split, "uniforms.split"))
+    chain.constant("uniforms.split", np.array([1] * len(drawn), np.int64))
     chain.node("Split", ["uniforms", "uniforms.split"], [f"u.{i}" for i in drawn], axis=1)
     wires = {t.name: t.name for t in SETTINGS}
     passed = [t.name for t in _passed(net, "")]
     begin = wires | {"hidden": "hidden", "code": "code", "u": "u.0"} | {f"to.{n}": f"{n}.0" for n in passed}
     weights = {"head.": "heads.0.", "table": "tables.0"}
-    chain.add(
-        export(Part(_first_stage(net), first, {"batch": 1}), target), "pass.0", begin, weights, _weights_of(first)
-    )
+    chain.add(trace(Part(_first_stage(net), first, {"batch": 1}), target), "pass.0", begin, weights, _weights_of(first))
     if others:
-        traced = export(Part(_pass_stage(net), others[0], {"batch": 1}), target)
+        traced = trace(Part(_pass_stage(net), others[0], {"batch": 1}), target)
     for i in drawn[1:]:
         past = f"past.{i}"
-        chain.constant(past, numpy_helper.from_array(np.array([i + 1], np.int64), past))
+        chain.constant(past, np.array([i + 1], np.int64))
         step = wires | {"past": past, "u": f"u.{i}"} | {f"to.{n}": f"{n}.{i}" for n in passed}
         step |= {f"from.{n}": f"{n}.{i - 1}" for n in passed}
         weights = {"head.": f"heads.{i}.", "table": f"tables.{i}"}
@@ -105,10 +102,11 @@ def _unrolled(net: Predictor, stage: Stage, target: str) -> onnx.ModelProto:
     chain.node("Concat", [f"scores.{i}" for i in drawn], ["logits"], axis=1)
     chain.node("Identity", [f"total.{drawn[-1]}"], ["embed"])
     model = chain.model(stage)
-    real = {name: p for name, p in net.named_parameters() if not deferred(p)}
-    for initializer in model.graph.initializer:
-        if initializer.name in real:  # so far every copy holds the head and table of the pass that was traced
-            initializer.CopyFrom(numpy_helper.from_array(real[initializer.name].numpy(), initializer.name))
+    initializers = model.graph.initializers
+    for name, parameter in net.named_parameters():
+        if name in initializers and not deferred(parameter):
+            # So far every copy holds the head and table of the pass that was traced.
+            initializers[name].const_value = ir.tensor(parameter.numpy(), name=name)
     return model
 
 

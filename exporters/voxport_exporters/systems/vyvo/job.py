@@ -15,13 +15,10 @@ import msgspec
 import numpy as np
 import torch
 
-from voxport.bundle import Bundle
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.manifest import Fidelity
 from voxport.recipe import Recipe, Rule
 from voxport.systems.vyvo.section import Section
-from voxport.systems.vyvo.speaker import Speaker
-from voxport.verify import record
 from voxport_exporters.checkpoints import folder, jsonfile
 from voxport_exporters.checkpoints.jsonfile import Count, parse
 from voxport_exporters.checkpoints.lora import EMBEDDING, HEAD, merge
@@ -107,7 +104,6 @@ def job(
         sampling={"top_k": _top_k(generation)},
         voices=VOICES,
         files={"tokenizer.json": tokenizer_file},
-        golden=_golden,
         fidelity=partial(_fidelity, table=table, codes=codes),
     )
 
@@ -145,11 +141,6 @@ def _example(words: int, codes: CodeIds, frames: int) -> tuple[np.ndarray, np.nd
     text = rng.integers(0, words, 12)
     starts = codes.start + codes.size * np.arange(codes.places)
     return text, (rng.integers(0, codes.size, (frames, codes.places)) + starts).ravel()
-
-
-def _golden(bundle: Bundle, target: Path) -> None:
-    """What this bundle computes from fixed inputs, for `voxport verify` on the target machine."""
-    record(Speaker(bundle).rehearse(), target)
 
 
 def read_config(path: Path) -> DecoderConfig:
