@@ -175,7 +175,7 @@ def graph_decoder(folder: Path, out: Path, target: str, recipe: Recipe = vyvo.RE
         head = Part(vyvo.head_stage("head", config.width, config.vocab), Head(weights, config), {"batch": 1})
         weights.finish()
     for part in (lm, head):
-        save(part, out, recipe, target, [])
+        save(part, out, recipe, target)
     return Decoder(OrtSession(out / "lm.onnx"), OrtSession(out / "head.onnx"))
 
 

@@ -85,7 +85,7 @@ def test_every_lowering_attends_as_the_textbook(window: int, tmp_path: Path) -> 
     part = attention(window)
     for target in ("cpu", "portable"):
         (tmp_path / target).mkdir()
-        save(part, tmp_path / target, Recipe("fp32"), target, [])
+        save(part, tmp_path / target, Recipe("fp32"), target)
     sessions = [OrtSession(tmp_path / target / "attention.onnx") for target in ("cpu", "portable")]
     for seed, (past, time) in enumerate(CALLS):
         fed, rng = inputs(past, time, seed), np.random.default_rng(seed)
@@ -108,7 +108,7 @@ def test_every_lowering_attends_as_the_textbook(window: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("window", [0, 1, 5])
 def test_caches_in_8_bits_attend_as_the_textbook(window: int, tmp_path: Path) -> None:
     part = attention(window)
-    save(part, tmp_path, INT8, "cpu", [])
+    save(part, tmp_path, INT8, "cpu")
     session, scales = OrtSession(tmp_path / "attention.onnx"), caches.scales(part, ["keys.0", "values.0"])
     for seed, (past, time) in enumerate(CALLS):
         fed, rng = inputs(past, time, seed), np.random.default_rng(seed)

@@ -38,7 +38,7 @@ def test_a_cache_holds_keys_and_values_to_half_a_step(tmp_path: Path) -> None:
     part = language_model()
     for name in ("fp32", "caches"):
         (tmp_path / name).mkdir()
-        save(part, tmp_path / name, Recipe("fp32") if name == "fp32" else CACHES, "cpu", [])
+        save(part, tmp_path / name, Recipe("fp32") if name == "fp32" else CACHES, "cpu")
     tokens = np.random.default_rng(3).integers(0, 5000, (1, TOKENS))  # not those of the sample
     exact, wanted = run(OrtSession(tmp_path / "fp32/lm.onnx"), tokens)
     hidden, got = run(OrtSession(tmp_path / "caches/lm.onnx"), tokens)
@@ -92,7 +92,7 @@ def test_keys_are_measured_without_their_rotation() -> None:
 
 
 def test_the_portable_target_keeps_float32(tmp_path: Path) -> None:
-    save(language_model(), tmp_path, CACHES, "portable", [])
+    save(language_model(), tmp_path, CACHES, "portable")
     kinds = {v.type.tensor_type.elem_type for v in onnx.load(tmp_path / "lm.onnx").graph.input if "keys" in v.name}
     assert kinds == {onnx.TensorProto.FLOAT}
 
@@ -103,4 +103,4 @@ def test_a_stage_without_a_sample_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^stage talker: it has no sample to measure its caches by; leave int8cache out$"
     ):
-        save(talker, tmp_path, CACHES, "cpu", [])
+        save(talker, tmp_path, CACHES, "cpu")

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -30,12 +31,16 @@ from voxport_exporters.codecs.codec12hz import encoder as codec12hz_encoder
 from voxport_exporters.codecs.codec12hz import stages as codec12hz
 from voxport_exporters.codecs.codec12hz.config import DecoderConfig, EncoderConfig
 from voxport_exporters.graphs import int8 as quantize
-from voxport_exporters.graphs.part import Part, export
+from voxport_exporters.graphs import measure
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.store import Store
+from voxport_exporters.graphs.trace import trace
 from voxport_exporters.nets import ops
 from voxport_exporters.nets.taps import tapped
 from voxport_exporters.systems.qwen3tts import job as qwen3tts
 from voxport_exporters.systems.qwen3tts import xvector as speaker
 from voxport_exporters.systems.qwen3tts.stages import speaker_part, speaker_stage
+from voxport_exporters.targets import TARGETS
 
 Array = np.ndarray
 
@@ -110,7 +115,7 @@ def parts(name: str) -> dict[str, Part]:
 
 
 def session(part: Part, target: str, folder: Path) -> OrtSession:
-    onnx.save_model(export(part, target), folder / f"{part.stage.name}.onnx")
+    ir.save(trace(part, target), folder / f"{part.stage.name}.onnx")
     return OrtSession(folder / f"{part.stage.name}.onnx")
 
 
@@ -310,8 +315,8 @@ def in_pieces(decoder: Codec, codes: Array, size: int) -> Array:
 
 
 def packed(part: Part, recipe: Recipe, target: str, folder: Path, gate: bool = False) -> tuple[Path, StageRecord]:
-    record = pack.save(part, folder, recipe, target, [], gate)
-    return folder / f"{part.stage.name}.onnx", record
+    result = pack.save(part, folder, recipe, target, gate)
+    return folder / f"{part.stage.name}.onnx", result.record
 
 
 @pytest.mark.parametrize("which", DECODERS)
@@ -352,10 +357,12 @@ def test_windows_are_gathered_as_bytes(target: str) -> None:
             y = Add(product, b)
             z = MatMul(seen_at_once, v)
         }"""
-    model = onnx.parser.parse_model(graph)
+    parsed = onnx.parser.parse_model(graph)
     constants = {"w": w, "v": w[::-1].copy(), "b": b, "seen": seen.reshape(-1), "shape": np.array([24, 20])}
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
-    quantize.int8(model, {"w", "v"}, target)
+    parsed.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in constants.items())
+    rewritten = ir.from_proto(parsed)
+    quantize.int8(rewritten, {"w", "v"}, TARGETS[target], Store(rewritten.graph))
+    model = ir.to_proto(rewritten)
     (read,) = (node.input[0] for node in model.graph.node if node.op_type == "DynamicQuantizeLinear")
     (moved,) = (node.input[0] for node in model.graph.node if node.op_type == "Gather")
     assert (read, moved) == ("x", "x.q")
@@ -437,7 +444,7 @@ def test_rules_choose_layers(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_fails_the_gate_convolves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "speed_up", lambda *_: 0.5)
+    monkeypatch.setattr(measure, "speed_up", lambda *_: 0.5)
     part, _ = random_decoder("window of one frame")
     graph, record = packed(part, codec12hz.RECIPES["int8"], "cpu", tmp_path, gate=True)
     operators = [node.op_type for node in onnx.load(graph, load_external_data=False).graph.node]

@@ -17,11 +17,11 @@ from voxport.speech.rows import Rows
 from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.fidelity import fidelity
-from voxport_exporters.graphs.part import TARGETS
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.pack import save
 from voxport_exporters.systems.vyvo import job as vyvo
 from voxport_exporters.systems.vyvo.tokens import CodeIds
+from voxport_exporters.targets import TARGETS
 from voxport_parity.reference import taps_of
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/vyvo"
@@ -173,7 +173,7 @@ def test_fidelity_is_perfect_for_fp32_alone(recipe: str, golden: dict[str, Tenso
         every = {p.stage.name: p for p in vyvo.parts(Weights.open(FIXTURE / "lm"), config, CODES, END)}
     parts = {name: every[name] for name in ("lm", "head.0", "head.1")}
     for part in parts.values():
-        save(part, tmp_path, vyvo.RECIPES[recipe], "cpu", [])
+        save(part, tmp_path, vyvo.RECIPES[recipe], "cpu")
     tokens = torch.cat((golden["prompt_ids"], golden["greedy.tokens"]), dim=1)[0, :40].long().numpy()
     found = fidelity(parts, tmp_path, tokens, [(19 + i, f"head.{i % 7}") for i in range(21) if i % 7 < 2])
     assert found.positions == 6

@@ -9,7 +9,7 @@ import torch
 from tests.exporters.decoders import CAPACITY, CONFIGS, Decoder, checkpoint, graph_decoder, torch_decoder
 
 from voxport.speech.rows import Rows
-from voxport_exporters.graphs.part import TARGETS
+from voxport_exporters.targets import TARGETS
 
 QUICK = ("lfm2", "llama-bias")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -14,8 +15,8 @@ from voxport_exporters.checkpoints.later import built, deferred, deferring, late
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs import nbits
 from voxport_exporters.graphs import tables as lookup
-from voxport_exporters.graphs.part import OPSET, TARGETS
 from voxport_exporters.graphs.store import Store
+from voxport_exporters.targets import IR_VERSION, OPSET, TARGETS
 
 Array = np.ndarray
 SHAPES = [((64, 24), 32), ((100, 7), 32), ((40, 33), 64), ((33, 16), 16)]
@@ -40,7 +41,7 @@ def layer(weight: Array, rank: int, biased: bool) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [*free, weight.shape[1]])],
         constants,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
 def run(model: onnx.ModelProto, **feed: Array) -> Array:
@@ -113,11 +114,12 @@ def test_graph_computes_with_the_stored_numbers(kind: str, target: str, shape: t
         feed = x if rank == 3 else x[0]
         model = layer(weight, rank, biased)
         bias = numpy_helper.to_array(model.graph.initializer[1]) if biased else 0
-        nbits.blocks(model, {"w": (kind, block)}, target, Store(model))
-        got = run(model, x=feed)
-        want = feed @ b.weight() + bias
-        bound = 1e-4 if target == "portable" else 0.02 * np.abs(want).max()  # cpu rounds x to 8 bits
-        np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+        rewritten = ir.from_proto(model)
+        nbits.blocks(rewritten, {"w": (kind, block)}, TARGETS[target], Store(rewritten.graph))
+        y = run(ir.to_proto(rewritten), x=feed)
+        expected = feed @ b.weight() + bias
+        bound = 1e-4 if target == "portable" else 0.02 * np.abs(expected).max()  # cpu rounds x to 8 bits
+        np.testing.assert_allclose(y, expected, rtol=0, atol=bound)
 
 
 def test_table_rows_are_int8() -> None:
@@ -130,22 +132,23 @@ def test_table_rows_are_int8() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 12])],
         [numpy_helper.from_array(table, "t")],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    assert lookup.tables(model) == ["t"]
-    lookup.rows(model, {"t": "int8row"}, Store(model))
-    got = run(model, ids=np.arange(50))
-    assert (np.abs(got - table) <= np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-7).all()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    rewritten = ir.from_proto(model)
+    assert lookup.tables(rewritten.graph) == ["t"]
+    lookup.rows(rewritten, {"t": "int8row"}, Store(rewritten.graph))
+    rows = run(ir.to_proto(rewritten), ids=np.arange(50))
+    assert (np.abs(rows - table) <= np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-7).all()
 
 
 def test_deferred_weights_are_read_when_they_are_written(tmp_path: Path) -> None:
     read: list[str] = []
-    held = {"a": torch.arange(600.0).view(20, 30), "b": torch.ones(2, 3)}
+    tensors = {"a": torch.arange(600.0).view(20, 30), "b": torch.ones(2, 3)}
 
     def values(key: str) -> torch.Tensor:
         read.append(key)
-        return held[key]
+        return tensors[key]
 
-    weights = Weights(tmp_path, held, values, lambda key: held[key].shape)
+    weights = Weights(tmp_path, tensors, values, lambda key: tensors[key].shape)
     net = nn.Module()
     with deferring():
         net.w = later(lambda: weights.take("a", 20, 30).T)
@@ -157,14 +160,14 @@ def test_deferred_weights_are_read_when_they_are_written(tmp_path: Path) -> None
     assert net.w.shape == (30, 20)
     assert net.w.untyped_storage().nbytes() == 4
     assert deferred(net.w)
-    assert torch.equal(built(net.w), held["a"].T)
+    assert torch.equal(built(net.w), tensors["a"].T)
     assert read == ["a"]
     assert not deferred(later(lambda: weights.take("a", 20, 30)))
 
 
 def test_a_deferred_net_runs_one_module_at_a_time() -> None:
-    held = {"a": torch.randn(20, 30), "b": torch.randn(5, 20)}
-    weights = Weights(Path("here"), held, held.__getitem__)
+    tensors = {"a": torch.randn(20, 30), "b": torch.randn(5, 20)}
+    weights = Weights(Path("here"), tensors, tensors.__getitem__)
 
     class Double(nn.Module):
         def __init__(self, name: str, *shape: int) -> None:
@@ -178,5 +181,5 @@ def test_a_deferred_net_runs_one_module_at_a_time() -> None:
         net = nn.Sequential(Double("a", 20, 30), Double("b", 5, 20))
     x = torch.randn(3, 30)
     with torch.no_grad(), reading(net):
-        torch.testing.assert_close(net(x), x @ held["a"].T @ held["b"].T)
+        torch.testing.assert_close(net(x), x @ tensors["a"].T @ tensors["b"].T)
     assert all(p.untyped_storage().nbytes() == 4 for p in net.parameters())

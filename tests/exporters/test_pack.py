@@ -26,8 +26,9 @@ from voxport.checksums import record
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.section import Section
-from voxport_exporters import pack as packing
+from voxport_exporters.graphs import measure
 from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.store import Store
 from voxport_exporters.pack import Job, pack, source_names
 
 
@@ -60,7 +61,7 @@ def job(tmp_path: Path) -> Job:
     source.write_bytes(b"1")
     stage = Stage("convert", (TensorSpec("x", "float32", ("rows", 64)),), (TensorSpec("y", "float32", ("rows", 64)),))
     parts = [Part(stage, Net(), {"rows": 1})]
-    return Job("llvc", "tiny", 16000, parts, (source,), tmp_path, section=Section(hop=1))
+    return Job("llvc", "tiny", 16000, parts, (source,), tmp_path, section=Section(hop=1), rehearse=False)
 
 
 def test_a_bundle_records_every_file_it_holds(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_section_is_checked_at_export_as_strictly_as_at_open(tmp_path: Path) -
 
 
 def test_the_gate_keeps_a_stage_fp32_that_fails_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "LEAST_SPEED_UP", 1000.0)
+    monkeypatch.setattr(measure, "LEAST_SPEED_UP", 1000.0)
     recipe = Recipe("int8", [Rule("int8")])
     for gate in (True, False):
         (warning,) = pack(job(tmp_path), tmp_path / "b", recipe, "cpu", gate)
@@ -103,11 +104,19 @@ def test_the_gate_keeps_a_stage_fp32_that_fails_and_says_so(tmp_path: Path, monk
         assert "of fp32" in warning
         assert warning.endswith("; kept fp32") is gate
         manifest = Bundle(tmp_path / "b").manifest
-        kept = [Rule("fp32", stage="convert", weights="layer.weight")] if gate else []
-        assert manifest.recipe == Recipe("int8", [Rule("int8"), *kept])  # as applied
+        exceptions = [Rule("fp32", stage="convert", weights="layer.weight")] if gate else []
+        assert manifest.recipe == Recipe("int8", [Rule("int8"), *exceptions])  # as applied
         stage = manifest.stages["convert"]
         assert (stage.int8_ops == 0) is gate
         assert (stage.speed_up is None) is gate
+
+
+def test_a_rule_that_matches_no_weight_is_named(tmp_path: Path) -> None:
+    rules = [Rule("fp32", weights="layer.*"), Rule("int8", stage="convrt"), Rule("fp16row", weights="layer.*")]
+    assert pack(job(tmp_path), tmp_path / "b", Recipe("mine", rules), "cpu") == [
+        "recipe mine: rule int8, stage 'convrt', weights '*' matches no weight",
+        "recipe mine: rule fp16row, stage '*', weights 'layer.*' matches no weight",  # a product is no table
+    ]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("x"), KeyboardInterrupt()])
@@ -120,7 +129,7 @@ def test_an_export_that_fails_leaves_the_old_bundle_and_nothing_else(
     def broken(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(packing, "check", broken)  # after the graph's weights were written
+    monkeypatch.setattr(Store, "finish", broken)  # after weights were written
     with pytest.raises(type(error)):
         pack(job(tmp_path), tmp_path / "b", Recipe("int8", [Rule("int8")]), "cpu")
     assert contents(tmp_path) == before

@@ -64,7 +64,7 @@ class Model:
             return
         with deferring():
             for part in qwen3tts.parts(weights, self.config):
-                save(part, folder, qwen3tts.RECIPES["fp32"], target, [])
+                save(part, folder, qwen3tts.RECIPES["fp32"], target)
                 self.sessions[part.stage.name] = OrtSession(folder / f"{part.stage.name}.onnx")
 
     def start(self, batch: int = 1) -> None:
@@ -278,7 +278,7 @@ def test_a_talker_wider_than_its_predictor_is_upstreams(name: str, tmp_path: Pat
     part = predictor_part(net)
     for target in ("cpu", "portable"):
         (tmp_path / target).mkdir()
-        save(part, tmp_path / target, qwen3tts.RECIPES["fp32"], target, [])
+        save(part, tmp_path / target, qwen3tts.RECIPES["fp32"], target)
         session = OrtSession(tmp_path / target / "predictor.onnx")
         named = {t.name: a.numpy() for t, a in zip(part.stage.inputs, feed, strict=True)}
         made, _ = session(session.start(), into=None, **named)

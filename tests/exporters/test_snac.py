@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,9 +19,13 @@ from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac import stages as snac
 from voxport_exporters.codecs.snac.config import SnacConfig
 from voxport_exporters.graphs import int8 as quantize
-from voxport_exporters.graphs.part import Part, export
+from voxport_exporters.graphs import products as graph_products
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.store import Store
+from voxport_exporters.graphs.trace import trace
 from voxport_exporters.nets import ops
 from voxport_exporters.nets.taps import tapped
+from voxport_exporters.targets import TARGETS
 from voxport_parity import products
 
 Array = np.ndarray
@@ -39,13 +43,13 @@ def config_and_weights() -> tuple[SnacConfig, Weights]:
     return snac.read_config(config), Weights.open(weights)
 
 
-def session(model: onnx.ModelProto, name: str, folder: Path) -> OrtSession:
-    onnx.save_model(model, folder / f"{name}.onnx")
+def session(model: ir.Model, name: str, folder: Path) -> OrtSession:
+    ir.save(model, folder / f"{name}.onnx")
     return OrtSession(folder / f"{name}.onnx")
 
 
 def codec_of(parts: Iterator[Part], config: SnacConfig, target: str, folder: Path) -> Codec:
-    decoder, encoder = (session(export(part, target), part.stage.name, folder) for part in parts)
+    decoder, encoder = (session(trace(part, target), part.stage.name, folder) for part in parts)
     return Codec(decoder, encoder, snac.section(config))
 
 
@@ -145,13 +149,13 @@ def test_int8_transposed_convolutions_are_products_of_rounded_numbers(
     random weights says nothing but that it is the same speech: 10 dB."""
     _, target, folder = exported
     config, weights = config_and_weights()
-    model = onnx.load(folder / "codec_decode.onnx")
-    names = [x.weight for x in quantize.layers(model)]
+    model = ir.load(folder / "codec_decode.onnx")
+    names = [product.name for product in graph_products.products(model.graph)]
     recipe = snac.RECIPES["int8"]
     chosen = {name for name in names if recipe.kind("codec_decode", name) == "int8"}
     assert chosen == {f"blocks.{i}.up.weight" for i in range(4)}
-    quantize.int8(model, chosen, target)
-    onnx.save_model(model, tmp_path / "codec_decode.onnx")
+    quantize.int8(model, chosen, TARGETS[target], Store(model.graph))
+    ir.save(model, tmp_path / "codec_decode.onnx")
     recorder = products.Recorder()
     codec = Codec(recorder(tmp_path / "codec_decode.onnx"), None, snac.section(config))
     audio = codec.decode(levels_of(golden, "greedy"), from_arrays(noise_of(golden, "decode")))

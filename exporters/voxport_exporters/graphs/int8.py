@@ -9,7 +9,7 @@ MatMuls that read the same x share its quantization. Where x is gathered from an
 convolution are, that one is quantized and its bytes are gathered: the same values, several times fewer.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -60,7 +60,8 @@ def _replace(
     """`x` and `weight`: (bytes, scale, zero point) and (int8, scale)."""
     (codes, x_scale, zero), (w, w_scale), out = x, weight, product.out
     if target.contrib:
-        feed, old = [codes, w, x_scale, w_scale, zero], [product.node]
+        feed: list[ir.Value | None] = [codes, w, x_scale, w_scale, zero]
+        old = [product.node]
         bias = bias_after(out)
         if bias is not None:
             add, vector = bias
@@ -74,7 +75,7 @@ def _replace(
     replace(graph, [product.node], [whole, real, scale, scaled], out)
 
 
-def _node(kind: str, inputs: "list[ir.Value] | tuple[ir.Value, ...]", output: str, **attributes: int) -> ir.Node:
+def _node(kind: str, inputs: Sequence[ir.Value], output: str, **attributes: int) -> ir.Node:
     return ir.node(kind, inputs, attributes=attributes, outputs=[ir.Value(name=output)])
 
 

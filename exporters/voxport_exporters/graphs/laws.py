@@ -1,5 +1,7 @@
 """The laws that every graph keeps, whatever net it came from."""
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
@@ -38,8 +40,8 @@ def check(model: ir.Model, stage: Stage, target: Target) -> None:
     _check_tensors(stage.name, (*stage.outputs, *after), model.graph.outputs)
 
 
-def _check_tensors(stage: str, declared: tuple[TensorSpec, ...], values: "list[ir.Value] | object") -> None:
-    found = {value.name: _spec(value) for value in values}  # type: ignore[attr-defined]
+def _check_tensors(stage: str, declared: tuple[TensorSpec, ...], values: Sequence[ir.Value]) -> None:
+    found = {spec.name: spec for spec in map(_spec, values)}
     for spec in declared:
         if found.get(spec.name) != spec:
             raise ValueError(f"stage {stage}: declared {spec}, the graph has {found.get(spec.name, 'no such tensor')}")

@@ -46,7 +46,9 @@ class Store:
         if name in self._graph.initializers:
             self._graph.initializers.pop(name)
         tensor = self._tensor(name, array, dtype, shape)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+        )
         self._graph.register_initializer(value)
         return value
 
@@ -59,7 +61,7 @@ class Store:
 
     def _tensor(
         self, name: str, array: Array, dtype: ir.DataType | None = None, sizes: tuple[int, ...] | None = None
-    ) -> ir.Tensor | ir.PackedTensor | ir.ExternalTensor:
+    ) -> ir.TensorProtocol:
         kind = ir.DataType.from_numpy(array.dtype) if dtype is None else dtype
         shape = ir.Shape(array.shape if sizes is None else sizes)
         if self._path is not None and array.nbytes >= INLINE:

@@ -79,7 +79,7 @@ def _defer(graph: ir.Graph, part: Part) -> None:
             value.const_value = ir.LazyTensor(read, ir.DataType.FLOAT, ir.Shape(parameter.shape), name=name)
 
 
-def _values(parameter: nn.Parameter, name: str) -> ir.Tensor:
+def _values(parameter: nn.Parameter, name: str) -> ir.TensorProtocol:
     return ir.Tensor(built(parameter).numpy(), name=name)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.section import Section
-from voxport.verify import record
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
