@@ -185,11 +185,11 @@ def _write(name: str, b: Blocks, target: Target, store: Store) -> _Stored:
     """Stores the blocks as the target's kernel takes them."""
     if target.contrib:
         pack = _nibbles if b.bits == 4 else np.ascontiguousarray
-        codes, zero = store.write(f"{name}.q", pack(b.codes)), store.write(f"{name}.zero", pack(b.rounded))
-        scale = store.write(f"{name}.scale", b.scale)
+        codes, scale = store.write(f"{name}.q", pack(b.codes)), store.write(f"{name}.scale", b.scale)
+        zero = store.write(f"{name}.zero", pack(b.rounded))
     else:  # blocks run down the rows of W [inputs, outputs]; the last one may be cut
-        rows = b.codes.reshape(len(b.codes), -1)[:, : b.inputs].T
-        codes, zero = _write_codes(f"{name}.q", rows, b, store), _write_codes(f"{name}.zero", b.rounded.T, b, store)
+        codes = _write_codes(f"{name}.q", b.codes.reshape(len(b.codes), -1)[:, : b.inputs].T, b, store)
+        zero = _write_codes(f"{name}.zero", b.rounded.T, b, store)
         scale = store.write(f"{name}.scale", np.ascontiguousarray(b.scale.T))
     lost = b.correction
     return _Stored(codes, scale, zero, None if lost is None else store.write(f"{name}.correction", lost))
