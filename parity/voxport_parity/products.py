@@ -135,17 +135,17 @@ def check(system: str, part: Part, recipe: Recipe, target: str, graph: Path, cal
 
     weights = dict(part.net.named_parameters())
     count: Counter[str] = Counter()
-    for one in found:
-        move = _mover(one.moves, constant)
-        rule = recipe.of(part.stage.name, one.weight)
+    for item in found:
+        move = _mover(item.moves, constant)
+        rule = recipe.of(part.stage.name, item.weight)
         with torch.no_grad():
-            kernel = product(weights[one.weight].numpy(), rule, target, move)
-            expected = kernel(torch.from_numpy(tensors[one.x])).numpy()
-        if one.bias is not None:
-            expected = expected + constant(one.bias)
-        count[one.weight] += 1
-        name = one.weight if count[one.weight] == 1 else f"{one.weight}#{count[one.weight]}"
-        yield compare(system, part.stage.name, "products", name, tensors[one.y], expected, bounds.PRODUCT)
+            kernel = product(weights[item.weight].numpy(), rule, target, move)
+            expected = kernel(torch.from_numpy(tensors[item.x])).numpy()
+        if item.bias is not None:
+            expected = expected + constant(item.bias)
+        count[item.weight] += 1
+        name = item.weight if count[item.weight] == 1 else f"{item.weight}#{count[item.weight]}"
+        yield compare(system, part.stage.name, "products", name, tensors[item.y], expected, bounds.PRODUCT)
 
 
 def _mover(moves: tuple[NodeProto, ...], constant: Callable[[str], Array]) -> Callable[[Tensor], Tensor]:
@@ -157,8 +157,8 @@ def _mover(moves: tuple[NodeProto, ...], constant: Callable[[str], Array]) -> Ca
                 axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
                 array = np.take(array, argument, axis)
             else:
-                kept = [array.shape[i] if size == 0 else size for i, size in enumerate(argument)]
-                array = array.reshape(kept)
+                sizes = [array.shape[i] if size == 0 else size for i, size in enumerate(argument)]
+                array = array.reshape(sizes)
         return torch.from_numpy(array)
 
     return move
@@ -167,8 +167,8 @@ def _mover(moves: tuple[NodeProto, ...], constant: Callable[[str], Array]) -> Ca
 def _run(model: onnx.ModelProto, folder: Path, found: list[Product], call: Trace) -> Trace:
     """What the products of a graph read and give in one call: its copy has them as outputs."""
     values = {value.name for value in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
-    floats = {name for one in found for name in (one.x, one.y)} - values
-    indices = {node.input[1] for one in found for node in one.moves} - values
+    floats = {name for item in found for name in (item.x, item.y)} - values
+    indices = {node.input[1] for item in found for node in item.moves} - values
     for names, kind in ((floats, onnx.TensorProto.FLOAT), (indices, onnx.TensorProto.INT64)):
         model.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name in sorted(names))
     options = onnxruntime.SessionOptions()
@@ -177,5 +177,7 @@ def _run(model: onnx.ModelProto, folder: Path, found: list[Product], call: Trace
     for key, value in {**AS_WRITTEN, _FOLDER: str(folder)}.items():
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    wanted = sorted({name for one in found for name in (one.x, one.y)} - {v.name for v in model.graph.input} | indices)
-    return dict(zip(wanted, session.run(wanted, call), strict=True))
+    names_out = sorted(
+        {name for item in found for name in (item.x, item.y)} - {v.name for v in model.graph.input} | indices
+    )
+    return dict(zip(names_out, session.run(names_out, call), strict=True))

@@ -57,9 +57,9 @@ class TorchSession:
     ) -> tuple[dict[str, Array], TorchState]:
         """See `Session`. The state is left as it was."""
         assert isinstance(state, TorchState)
-        fed = {**inputs, **state.constants, **state}
+        arrays_by_name = {**inputs, **state.constants, **state}
         with torch.no_grad(), tapped() as taps:
-            results = self._net(*(torch.from_numpy(np.array(fed[t.name])) for t in self.stage.feeds))
+            results = self._net(*(torch.from_numpy(np.array(arrays_by_name[t.name])) for t in self.stage.feeds))
         self.taps = {name: value.detach().numpy() for name, value in taps.items()}
         results = (results,) if isinstance(results, Tensor) else results
         arrays = [r.detach().numpy() for r in results]

@@ -19,20 +19,8 @@ STILL_SO = {
     "tests.exporters.test_qwen3tts_export",
     "tests.exporters.test_qwen3tts_nets",
     "tests.exporters.test_snac",
-    "tests.parity.test_llvc_reference",
-    "tests.parity.test_parity_command",
-    "tests.parity.test_parity_live",
-    "tests.parity.test_parity_vyvo",
-    "tests.parity.test_qwen3tts_goldens",
-    "tests.parity.test_vyvo_goldens",
     "tests.runtime.graphs.test_session",
     "voxport_exporters.nets.ops",
-    "voxport_parity.products",
-    "voxport_parity.systems.qwen3tts.runs",
-    "voxport_parity.systems.vyvo.codec",
-    "voxport_parity.systems.vyvo.feeds",
-    "voxport_parity.systems.vyvo.runs",
-    "voxport_parity.systems.vyvo.texts",
 }
 
 

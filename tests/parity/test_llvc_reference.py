@@ -163,12 +163,12 @@ def test_the_same_seed_writes_the_same_weights(net: LlvcReference) -> None:
 
 
 def test_fullsize_refuses_a_folder_in_use(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    kept.write_text("mine")
+    file = tmp_path / "file"
+    file.write_text("mine")
     result = CliRunner().invoke(main, ["llvc", str(tmp_path)])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
-    assert kept.read_text() == "mine"
+    assert file.read_text() == "mine"
 
 
 def test_fullsize_refuses_an_unknown_variant(tmp_path: Path) -> None:

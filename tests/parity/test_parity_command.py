@@ -14,7 +14,7 @@ from tests.runtime.test_bundle import rehashed
 from voxport.bounds import Bound
 from voxport_parity.compare import compare
 
-KEPT = ("audio.input_16k", "ns.out", "s1.out", "edge.209.ns", "nst.output", "nst.pre.3.out")
+TENSORS = ("audio.input_16k", "ns.out", "s1.out", "edge.209.ns", "nst.output", "nst.pre.3.out")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def checkpoint(llvc_checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint of one's own, with a few of the goldens."""
     root = Path(shutil.copytree(llvc_checkpoint, tmp_path / "checkpoint"))
     golden = load_file(root / "golden.safetensors")
-    save_file({name: golden[name] for name in KEPT}, root / "golden.safetensors")
+    save_file({name: golden[name] for name in TENSORS}, root / "golden.safetensors")
     return root
 
 
@@ -44,7 +44,7 @@ def test_a_whole_checkpoint_passes_and_every_tensor_has_a_row(checkpoint: Path, 
     keys = {"system", "stage", "link", "tensor", "shape", "max_abs", "bound", "ok"}
     assert all(row.keys() == keys and row["ok"] and row["max_abs"] <= row["bound"] for row in rows)
     compared = {link: {row["tensor"] for row in rows if row["link"] == link} for link in ("torch", "graph", "streamed")}
-    assert compared["torch"] == set(KEPT) - {"audio.input_16k"}
+    assert compared["torch"] == set(TENSORS) - {"audio.input_16k"}
     assert compared["graph"] == compared["torch"] - {"nst.pre.3.out"}
     assert compared["streamed"] == {"ns.out", "s1.out", "edge.209.ns", "nst.output"}
 
@@ -55,11 +55,11 @@ def test_a_wrong_value_is_named_by_tensor_index_got_and_wanted(checkpoint: Path,
     wrong[77] += 0.25
     change(checkpoint, "s1.out", wrong)
     line = refusal(run("parity", "llvc", checkpoint, "--bundle", bundle, "--json", tmp_path / "rows.json"), exit_code=1)
-    head, _, wanted = line.rpartition(", wanted ")
+    head, _, expected = line.rpartition(", wanted ")
     where, _, got = head.rpartition(" is ")
     assert where == "torch link, stage end to end: s1.out[77]"
     assert abs(float(got) - right) <= 1e-5
-    assert float(wanted) == float(wrong[77])
+    assert float(expected) == float(wrong[77])
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["tensor"] for row in rows if not row["ok"]] == ["s1.out"]
     assert {row["link"] for row in rows} == {"torch"}  # it stops at the first broken link
@@ -148,7 +148,7 @@ def test_the_bound_in_the_report_is_the_one_that_decided(bound: Bound, limit: fl
 
 
 @pytest.mark.parametrize(
-    ("got", "wanted", "error"),
+    ("got", "expected", "error"),
     [
         ([-np.inf, 1.0], [-np.inf, 1.0], 0.0),  # scores that a grammar took out
         ([-np.inf, 1.0], [0.0, 1.0], np.inf),
@@ -157,9 +157,9 @@ def test_the_bound_in_the_report_is_the_one_that_decided(bound: Bound, limit: fl
     ],
 )
 def test_what_is_not_finite_is_right_only_where_it_meets_its_like(
-    got: list[float], wanted: list[float], error: float
+    got: list[float], expected: list[float], error: float
 ) -> None:
     for bound in (Bound(1e-3), Bound(1e-5, of_peak=1e-2), None):
-        diff = compare("s", "stage", "link", "x", np.array(got), np.array(wanted), bound)
+        diff = compare("s", "stage", "link", "x", np.array(got), np.array(expected), bound)
         assert diff.max_abs == error
         assert diff.ok == (error == 0 or bound is None)

@@ -92,10 +92,10 @@ def test_nets_of_any_shape_are_upstreams(lm: str, codec: str, root: Path) -> Non
     written(root, lm, codec)
     bundle = nets(vyvo.job(root), root)
     golden = feeds.without_golden(bundle)
-    made = feeds.trace(bundle, golden)
+    trace = feeds.trace(bundle, golden)
     rows = [
-        compare("vyvo", feeds.stage(name), "live", name, got, wanted, feeds.bound(name))
-        for name, got, wanted in feeds.live(vyvo.job(root).checkpoint, golden, made)
+        compare("vyvo", feeds.stage(name), "live", name, got, expected, feeds.bound(name))
+        for name, got, expected in feeds.live(vyvo.job(root).checkpoint, golden, trace)
     ]
     assert not [str(diff) for diff in rows if not diff.ok]
     names = {diff.tensor for diff in rows}
@@ -106,7 +106,7 @@ def test_nets_of_any_shape_are_upstreams(lm: str, codec: str, root: Path) -> Non
         f"{run}.{kind}" for run in ("greedy", "sampled") for kind in ("raw_top8_logits", "chosen_raw_logit")
     }
     assert names >= {"prefill.logits_last", "batch.hidden_last", "batch.top_logits"}
-    assert made["decode.wav"].std() > 0.01
+    assert trace["decode.wav"].std() > 0.01
 
 
 WRONG: dict[str, tuple[Any, str, Any]] = {

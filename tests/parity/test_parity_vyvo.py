@@ -37,9 +37,9 @@ def by_link(diffs: list[Diff]) -> dict[str, dict[str, Diff]]:
 def test_every_golden_tensor_is_compared_and_holds(target: str, vyvo_bundles: Export, vyvo_checkpoint: Path) -> None:
     links = by_link(list(chain("vyvo", vyvo_checkpoint, vyvo_bundles("fp32", target), None, target)))
     assert list(links) == ["torch", "live", "graph", "streamed"]
-    for seen in links.values():
-        assert [str(diff) for diff in seen.values() if not diff.ok] == []
-        assert all(diff.bound is not None for diff in seen.values())
+    for rows in links.values():
+        assert [str(diff) for diff in rows.values() if not diff.ok] == []
+        assert all(diff.bound is not None for diff in rows.values())
     golden = load_file(vyvo_checkpoint / "golden.safetensors")
     drawn = {name for name in golden if re.search(r"\.(noise\d|u)$", name)}  # upstream's, which go in
     assert links["torch"].keys() == golden.keys() - drawn

@@ -42,12 +42,12 @@ def test_the_names_of_runs_mean_nothing(name: str, qwen3tts_bundles: Any) -> Non
     assert {d.tensor for d in diffs} & {"dec.full_wav", "dec.chunked_8_12_wav"}
 
 
-@pytest.mark.parametrize("kept", [only, without])
-def test_any_part_of_a_golden_is_compared_as_in_the_whole(kept: Any, qwen3tts_bundles: Any) -> None:
+@pytest.mark.parametrize("subset", [only, without])
+def test_any_part_of_a_golden_is_compared_as_in_the_whole(subset: Any, qwen3tts_bundles: Any) -> None:
     golden, bundle = golden_of("base"), Bundle(qwen3tts_bundles("base", "fp32", "cpu"))
     whole = feeds.trace(bundle, golden).keys() & golden.tensors.keys()
     for group in groups(golden):
-        other = kept(golden, group)
+        other = subset(golden, group)
         diffs = compared(feeds, feeds.trace(bundle, other), other)
         assert wrong(diffs) == []
         # what the decoder makes of a whole run needs that run's codes

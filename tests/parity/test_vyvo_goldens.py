@@ -49,12 +49,12 @@ def test_the_names_of_runs_mean_nothing(bundle: Bundle, golden: Golden, produced
     assert {d.tensor for d in streamed} >= {"aube.tokens", "dune.tokens", "decode.wav", "dune.row0.wav"}
 
 
-@pytest.mark.parametrize("kept", [only, without])
+@pytest.mark.parametrize("subset", [only, without])
 def test_any_part_of_a_golden_is_compared_as_in_the_whole(
-    kept: Any, bundle: Bundle, golden: Golden, produced: set[str]
+    subset: Any, bundle: Bundle, golden: Golden, produced: set[str]
 ) -> None:
     for group in groups(golden):
-        other = kept(golden, group)
+        other = subset(golden, group)
         diffs = compared(feeds, feeds.trace(bundle, other), other)
         assert wrong(diffs) == []
         no_draws = set() if "decode.noise0" in other.tensors else {"stream.window_chunks"}

@@ -138,11 +138,11 @@ class Run:
         return outputs
 
     def _scores(self, logits: Array, tokens: Array, step: int, rule: Rule) -> Array:
-        seen = np.zeros(logits.shape[1], bool)
-        seen[tokens[:step]] = True
+        occurred = np.zeros(logits.shape[1], bool)
+        occurred[tokens[:step]] = True
         ids = self.speaker.model.ids(step, rule)
         assert rule.first is not None
-        return _filtered(rule.first, rule.processed.penalized(logits[step, ids], seen[ids]), ids, logits[step])
+        return _filtered(rule.first, rule.processed.penalized(logits[step, ids], occurred[ids]), ids, logits[step])
 
     def _audio(self, codes: Array, pieces: np.random.Generator | None) -> Iterator[Array]:
         if pieces is None:
@@ -173,9 +173,9 @@ def _joined(steps: Steps) -> Trace:
 
 def _filtered(sampling: Sampling, scores: Array, ids: Array, logits: Array) -> Array:
     """Scores as upstream's processors leave them, [vocabulary]."""
-    kept, _ = sampling.chances(scores)
+    remaining, _ = sampling.chances(scores)
     out = np.full(len(logits), FILTERED)
-    out[ids[kept]] = scores[kept] / np.float32(sampling.temperature)
+    out[ids[remaining]] = scores[remaining] / np.float32(sampling.temperature)
     return out
 
 

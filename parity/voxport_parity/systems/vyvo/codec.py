@@ -34,8 +34,8 @@ def sources(speaker: Speaker, golden: Golden) -> Trace:
     codec, tensors = speaker.codec, golden.tensors
     frames = _frames(speaker, tensors)
     for name, tokens in runs.generations(golden).items():
-        held = all(f"{name}.codes{i}" in tensors for i in range(len(codec.strides)))
-        codes = levels(tensors, name, len(codec.strides)) if held else runs.codes(speaker, tokens[0])
+        stored = all(f"{name}.codes{i}" in tensors for i in range(len(codec.strides)))
+        codes = levels(tensors, name, len(codec.strides)) if stored else runs.codes(speaker, tokens[0])
         speech = len(codes[0]) > 0 and all(((x >= 0) & (x < codec.size)).all() for x in codes)
         if speech and frames in (None, len(codes[0])):
             return dict(tensors) | {f"{GROUP}.codes{i}": level[None] for i, level in enumerate(codes)}
@@ -73,9 +73,9 @@ def decoded(bundle: Bundle, speaker: Speaker, tensors: Trace) -> Trace:
     past = -(-codec.delay // codec.hop // codec.unit) * codec.unit
     grid = np.stack([np.pad(x.repeat(s), (0, past)) for x, s in zip(codes, codec.strides, strict=True)])
     real = np.pad(np.ones(columns, np.float32), (0, past))
-    drawn = [np.pad(x, (0, past * len(x) // columns)) for x in noise(tensors, GROUP, len(codec.rates))]
+    draws = [np.pad(x, (0, past * len(x) // columns)) for x in noise(tensors, GROUP, len(codec.rates))]
     units = len(real) // codec.unit
-    feed: Trace = {f"noise.{i}": x.reshape(units, -1) for i, x in enumerate(drawn)}
+    feed: Trace = {f"noise.{i}": x.reshape(units, -1) for i, x in enumerate(draws)}
     decoder(decoder.start(), into=None, codes=grid.reshape(len(grid), units, -1), real=real.reshape(units, -1), **feed)
     return dict(taps_of(decoder))
 
@@ -92,16 +92,16 @@ def audio(speaker: Speaker, tensors: Trace, pieces: np.random.Generator | None =
         codes = codec.interleave(levels(tensors, group, len(codec.strides))).reshape(-1)
         stream = codec.stream(from_arrays(noise(tensors, group, len(codec.rates))), schedule)
         cuts = np.cumsum(np.empty(0, np.int64) if pieces is None else pieces.integers(0, 12, len(codes)))
-        fed = [stream.feed(piece) for piece in np.split(codes, np.minimum(cuts, len(codes)))]
-        return np.concatenate([*fed, stream.flush()])
+        audio_pieces = [stream.feed(piece) for piece in np.split(codes, np.minimum(cuts, len(codes)))]
+        return np.concatenate([*audio_pieces, stream.flush()])
 
     if _complete(speaker, tensors, GROUP):
         yield f"{GROUP}.wav", play(GROUP).reshape(1, 1, -1)
         yield "stream.window_chunks", play(GROUP, "orpheus").reshape(-1, 1, frame)
-        chosen = speaker.request(None, True, {"chunk_frames": 4 if pieces is None else 1}).settings
+        settings = speaker.request(None, True, {"chunk_frames": 4 if pieces is None else 1}).settings
         codes = codec.interleave(levels(tensors, GROUP, len(codec.strides)))
         draws = from_arrays(noise(tensors, GROUP, len(codec.rates)))
-        faded = np.concatenate(list(speaker.decode(codes, chosen, draws)))
+        faded = np.concatenate(list(speaker.decode(codes, settings, draws)))
         yield f"{GROUP}.wav_faded_tail", faded[-frame:].reshape(1, 1, -1)
     for name in tensors:
         group = name.removesuffix(".wav")

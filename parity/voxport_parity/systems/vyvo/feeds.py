@@ -51,8 +51,8 @@ def rounded(name: str) -> Bound | None:
     was chosen freely is reported, not judged; forced runs are."""
     if _is_score(name.rpartition(".")[2]) and stage(name) in ("generate", "lm"):
         return bounds.QUANTIZED_LM
-    chosen = name.endswith(("_ids", ".tokens", ".probs")) and stage(name) in ("generate", "lm")
-    return None if chosen or stage(name) == "deinterleave" else bound(name)
+    is_choice = name.endswith(("_ids", ".tokens", ".probs")) and stage(name) in ("generate", "lm")
+    return None if is_choice or stage(name) == "deinterleave" else bound(name)
 
 
 def _is_score(kind: str) -> bool:
@@ -85,8 +85,8 @@ def without_golden(bundle: Bundle) -> Golden:
     frames = FRAMES * math.lcm(speech.frame, speech.unit) // speech.frame  # whole attention windows
     size, places = speech.size, len(speech.order)
     codes = (draws.uniforms(0, "parity.codes", 0, (frames, places)) * size).astype(np.int64)
-    spoken = (codes + ids["AUDIO_TOKENS_START"] + size * np.arange(places)).reshape(-1)
-    tokens = np.concatenate(([ids["START_OF_AI"], ids["START_OF_SPEECH"]], spoken))[None]
+    codes_as_ids = (codes + ids["AUDIO_TOKENS_START"] + size * np.arange(places)).reshape(-1)
+    tokens = np.concatenate(([ids["START_OF_AI"], ids["START_OF_SPEECH"]], codes_as_ids))[None]
     tensors: Trace = {f"greedy.codes{i}": level[None] for i, level in enumerate(speech.deinterleave(codes))}
     for i, rate in enumerate(speech.rates):
         tensors[f"decode.noise{i}"] = draws.normals(0, f"parity.noise.{i}", 0, frames * speech.frame * rate)

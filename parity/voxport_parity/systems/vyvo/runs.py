@@ -51,10 +51,10 @@ def runs(speaker: Speaker, golden: Golden, texts: Texts) -> Iterator[Run]:
         if not any(tensor.startswith(f"{name}.") for tensor in golden.tensors):
             continue
         note = golden.notes["generation"].get(name, {})
-        said = _said(golden, texts, name, note, len(tokens))
-        if said is None:
+        wording = _wording(golden, texts, name, note, len(tokens))
+        if wording is None:
             continue
-        rows, voice = said
+        rows, voice = wording
         noted = {k: v for k, v in note.get("settings", {}).items() if k in SETTINGS}
         settings = {"max_new_tokens": tokens.shape[1]} | noted
         plan = speaker.request(voice, True, settings)
@@ -75,7 +75,7 @@ def generations(golden: Golden) -> dict[str, Array]:
     return {name: np.array(ids, np.int64) for name, ids in tokens.items() if ids is not None}
 
 
-def _said(
+def _wording(
     golden: Golden, texts: Texts, name: str, note: Mapping[str, Any], rows: int
 ) -> tuple[list[str], str | Voice | None] | None:
     """(text of every row, voice) of a run: what makes a prompt as long as the notes say; None when nothing can be."""
@@ -105,10 +105,10 @@ def free(speaker: Speaker, run: Run) -> Trace:
 def codes(speaker: Speaker, tokens: Array) -> list[Array]:
     """The codec's levels int64 [n] in ids int [n] that the grammar allowed."""
     form = speaker.format
-    spoken = tokens[len(form.grammar(False, "current", 0).forced) :]
-    ended = np.flatnonzero(spoken == form.end)
-    spoken = spoken[: ended[0]] if len(ended) else spoken
-    whole = spoken[: len(spoken) // form.frame * form.frame]
+    speech = tokens[len(form.grammar(False, "current", 0).forced) :]
+    ended = np.flatnonzero(speech == form.end)
+    speech = speech[: ended[0]] if len(ended) else speech
+    whole = speech[: len(speech) // form.frame * form.frame]
     return speaker.codec.deinterleave(form.ids_to_codes(whole).reshape(-1))
 
 
@@ -134,8 +134,8 @@ def _forced_row(speaker: Speaker, run: Run, row: int) -> tuple[Trace, list[tuple
     prompt, grammar, tokens = run.prompts[row], run.grammar, run.tokens[row].tolist()
     assert grammar is not None
     model = speaker.model
-    seen = np.zeros(model.vocabulary, bool)  # by id: in the prompt or generated
-    seen[prompt] = True
+    occurred = np.zeros(model.vocabulary, bool)  # by id: in the prompt or generated
+    occurred[prompt] = True
     steps: dict[str, list[Array]] = {}
     chances: list[tuple[Array, Array]] = []
     for step, (hidden, token) in enumerate(zip(model.read(prompt, tokens), tokens, strict=True)):
@@ -144,14 +144,14 @@ def _forced_row(speaker: Speaker, run: Run, row: int) -> tuple[Trace, list[tuple
         if step >= len(grammar.forced):
             ids, allowed = model.allowed(hidden, grammar, step)
             scores = allowed[0]
-        scores = run.sampling.penalized(scores, seen[ids])
+        scores = run.sampling.penalized(scores, occurred[ids])
         best = np.argsort(-logits, kind="stable")[:BEST]
         two = np.append(np.sort(scores)[::-1][:2], np.float32(UNREACHED))[:2].astype(np.float32)
         values = {"raw_top8_ids": best, "raw_top8_logits": logits[best], "chosen_raw_logit": logits[token]}
         for key, value in (values | {"top2_scores": two}).items():
             steps.setdefault(key, []).append(value)
-        kept, p = run.sampling.chances(scores)
+        remaining, p = run.sampling.chances(scores)
         order = np.argsort(-p, kind="stable")
-        chances.append((ids[kept[order]], p[order]))
-        seen[token] = True
+        chances.append((ids[remaining[order]], p[order]))
+        occurred[token] = True
     return {key: np.stack(values) for key, values in steps.items()}, chances

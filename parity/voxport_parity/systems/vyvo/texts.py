@@ -13,7 +13,7 @@ from voxport.systems.vyvo.speaker import Speaker
 from voxport.systems.vyvo.voice import Voice
 from voxport_parity.trace import Golden, Trace
 
-Said = tuple[list[str], str | Voice | None]  # the text of every row, and the voice that says them
+Wording = tuple[list[str], str | Voice | None]  # the text of every row, and the voice that says them
 
 INPUT_IDS, MASK = ".input_ids", ".attention_mask"
 
@@ -25,13 +25,13 @@ class Texts:
         self._speaker, self._golden = speaker, golden
         self._texts = golden.notes["texts"]
 
-    def plain(self) -> Said:
+    def plain(self) -> Wording:
         return [self._texts["text"]], None
 
-    def named(self) -> Said | None:
+    def named(self) -> Wording | None:
         return ([self._texts["text"]], self._texts["voice"]) if "voice" in self._texts else None
 
-    def cloned(self, rows: int) -> Said | None:
+    def cloned(self, rows: int) -> Wording | None:
         """The first texts that are said in the voice of the recording; None without a recording."""
         targets = self._texts.get("clone_targets", [])
         return (targets[:rows], self.friend) if targets and self._reference is not None else None
