@@ -13,8 +13,6 @@ ADJECTIVES = {"spoken_letters"}  # names in which such a word says which thing i
 STILL_SO = {
     "tests.exporters.test_attention",
     "tests.exporters.test_caches",
-    "tests.exporters.test_codec12hz",
-    "tests.exporters.test_nbits",
     "tests.exporters.test_pack",
     "tests.exporters.test_qwen3tts_export",
     "tests.exporters.test_qwen3tts_nets",

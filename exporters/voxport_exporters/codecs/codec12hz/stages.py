@@ -15,7 +15,7 @@ from voxport_exporters.graphs.part import Part
 
 # Of the codec alone, chosen apart from the language model's. The transformer's few rows per call cost what its weights
 # weigh: by blocks it is as fast, and nearer to float32. The convolution to one channel has nothing to gain.
-_FP32 = [Rule("fp32", stage="codec_*")]
+_FP32 = [Rule("fp32", stage="codec_*e")]  # decode, analyse, encode; codec_embed is a table of the talker
 _WEIGHTS: dict[Kind, tuple[str, ...]] = {
     "int8b": ("codebooks.*", "enter.*", "layers.*", "leave.*"),
     "int8": ("pre_conv.*", "stretch.*", "smooth.*", "conv.*", "blocks.*"),
