@@ -70,11 +70,11 @@ def textbook(fed: dict[str, Array], keys: Array, values: Array, window: int) -> 
         new = [fed[name][row].reshape(-1, SHARED, SIZE).swapaxes(0, 1) for name in ("k", "v")]
         k, v = (np.concatenate((c[row, :, :past], x), axis=1) for c, x in zip((keys, values), new, strict=True))
         for i, token in enumerate(fed["q"][row].reshape(-1, HEADS, SIZE)):
-            seen = slice(max(0, past + i + 1 - window) if window else 0, past + i + 1)
+            visible = slice(max(0, past + i + 1 - window) if window else 0, past + i + 1)
             for head, query in enumerate(token):
                 shared = head // (HEADS // SHARED)
-                scores = np.exp(k[shared, seen] @ query / np.sqrt(SIZE))
-                mixed[row, i, head * SIZE : (head + 1) * SIZE] = scores / scores.sum() @ v[shared, seen]
+                scores = np.exp(k[shared, visible] @ query / np.sqrt(SIZE))
+                mixed[row, i, head * SIZE : (head + 1) * SIZE] = scores / scores.sum() @ v[shared, visible]
     return mixed
 
 

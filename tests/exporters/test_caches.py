@@ -40,7 +40,7 @@ def test_a_cache_holds_keys_and_values_to_half_a_step(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save(part, tmp_path / name, Recipe("fp32") if name == "fp32" else CACHES, "cpu")
     tokens = np.random.default_rng(3).integers(0, 5000, (1, TOKENS))  # not those of the sample
-    exact, wanted = run(OrtSession(tmp_path / "fp32/lm.onnx"), tokens)
+    exact, expected = run(OrtSession(tmp_path / "fp32/lm.onnx"), tokens)
     hidden, got = run(OrtSession(tmp_path / "caches/lm.onnx"), tokens)
 
     names = [name for name in got if name.startswith(("keys.", "values."))]
@@ -51,8 +51,8 @@ def test_a_cache_holds_keys_and_values_to_half_a_step(tmp_path: Path) -> None:
     for name in names:
         assert got[name].dtype == np.int8
         assert not got[name][:, :, TOKENS:].any()
-        kept = got[name][:, :, :TOKENS] * scales[name].reshape(got[name].shape[1], 1, -1)
-        error = np.abs(kept - wanted[name][:, :, :TOKENS]) / scales[name].reshape(got[name].shape[1], 1, -1)
+        dequantized = got[name][:, :, :TOKENS] * scales[name].reshape(got[name].shape[1], 1, -1)
+        error = np.abs(dequantized - expected[name][:, :, :TOKENS]) / scales[name].reshape(got[name].shape[1], 1, -1)
         assert error.max() < (0.501 if name in first else 2)
         assert np.abs(got[name]).max() > 127 / caches.MARGIN / 2  # the scale is not far too wide
     assert 1e-6 < np.abs(hidden - exact).max() < 0.02 * np.abs(exact).max()

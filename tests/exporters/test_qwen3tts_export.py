@@ -38,7 +38,7 @@ def test_draws_are_those_of_the_sampler(
 ) -> None:
     logits = np.random.default_rng(seed).standard_normal(size).astype(np.float32) * 4
     sampling = Sampling(float(np.float32(temperature)), top_k, float(np.float32(top_p)), 1.0)
-    kept, p = sampling.chances(logits)
+    candidates, p = sampling.chances(logits)
     if np.abs(np.cumsum(p) - u).min() < 1e-5:
         return  # either neighbour is right
     full = Sampling(sampling.temperature, top_k, 1.0, 1.0).chances(logits)[1]
@@ -46,7 +46,7 @@ def test_draws_are_those_of_the_sampler(
         return
     code = draw(logits, u, temperature, top_k, top_p)
     assert code == sampling.draw(logits, u)
-    assert code in kept
+    assert code in candidates
 
 
 def draw(logits: Array, u: float, temperature: float, top_k: int, top_p: float) -> int:
@@ -68,13 +68,13 @@ def test_largest_draw_ends_in_a_code_that_was_kept() -> None:
 def test_manifest_says_what_the_prompt_needs() -> None:
     base, custom = (qwen3tts.job(FIXTURES / name) for name in (BASE, CUSTOM))
     assert (base.variant, custom.variant, custom.sample_rate) == ("0.6b-base", "0.6b-customvoice", 24000)
-    held = json.loads((FIXTURES / CUSTOM / "config.json").read_text())["talker_config"]
-    assert custom.voices == sorted(held["spk_id"])
+    contents = json.loads((FIXTURES / CUSTOM / "config.json").read_text())["talker_config"]
+    assert custom.voices == sorted(contents["spk_id"])
     assert {n: i for n, i in custom.tokens.items() if n.startswith("speaker.")} == {
-        f"speaker.{n}": i for n, i in held["spk_id"].items()
+        f"speaker.{n}": i for n, i in contents["spk_id"].items()
     }
-    assert custom.tokens["dialect.eric"] == held["codec_language_id"][held["spk_is_dialect"]["eric"]]
-    assert custom.tokens["codec.suppressed"] == held["vocab_size"] - 1024
+    assert custom.tokens["dialect.eric"] == contents["codec_language_id"][contents["spk_is_dialect"]["eric"]]
+    assert custom.tokens["codec.suppressed"] == contents["vocab_size"] - 1024
     section = Section(books=16, codes=64, frame=1920, least_tokens=2, context=32768, instruct=False)
     assert custom.section == section
     assert base.section == msgspec.structs.replace(section, speaker_encoder=SpeakerEncoderSection(24000, 5))
@@ -88,9 +88,9 @@ def test_tokenizer_is_upstreams() -> None:
     from tokenizers import Tokenizer
 
     for name in (BASE, CUSTOM):
-        made = qwen3tts.job(FIXTURES / name).files["tokenizer.json"]
-        assert isinstance(made, bytes)
-        tokens = Tokenizer.from_str(made.decode())
+        raw = qwen3tts.job(FIXTURES / name).files["tokenizer.json"]
+        assert isinstance(raw, bytes)
+        tokens = Tokenizer.from_str(raw.decode())
         text = json.loads((FIXTURES / name / "golden.json").read_text())["runs"]["text"]
         for example in ({"text": text["template"], "ids": text["ids"]}, *text["examples"]):
             assert tokens.encode(example["text"]).ids == example["ids"]
@@ -102,9 +102,9 @@ def test_variants_are_told_apart(size: str, kind: str, tmp_path: Path) -> None:
     for name in ("model.safetensors", "vocab.json", "merges.txt", "tokenizer_config.json"):
         (tmp_path / name).symlink_to(FIXTURES / CUSTOM / name)
     codec = FIXTURES / CUSTOM / "speech_tokenizer"
-    held = json.loads((FIXTURES / CUSTOM / "config.json").read_text())
-    held |= {"tts_model_size": size, "tts_model_type": kind}
-    (tmp_path / "config.json").write_text(json.dumps(held))
+    contents = json.loads((FIXTURES / CUSTOM / "config.json").read_text())
+    contents |= {"tts_model_size": size, "tts_model_type": kind}
+    (tmp_path / "config.json").write_text(json.dumps(contents))
     job = qwen3tts.job(tmp_path, codec=codec)
     assert job.variant == f"{'0.6b' if size == '0b6' else '1.7b'}-{kind.replace('_', '')}"
     hears = {("1b7", "custom_voice"), ("0b6", "voice_design"), ("1b7", "voice_design")}
