@@ -1,5 +1,6 @@
 """`voxport convert` of unusual and bad audio, and to bad outputs: one line that names the file, and nothing is lost."""
 
+import functools
 import resource
 import shutil
 import signal
@@ -200,7 +201,11 @@ def test_a_full_disk_removes_the_temporary_file(bundle: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_removes_the_temporary_file(bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "voxport.cli", "convert", str(bundle), "-", str(tmp_path / "out.wav")]
-    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A background job ignores SIGINT, and would hand that on to its child.
+    heed = functools.partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, bufsize=0, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed
+    ) as process:
         assert process.stdin is not None
         process.stdin.write(bytes(4000))
         deadline = time.monotonic() + 60

@@ -62,15 +62,28 @@ def _language_model(folder: Path, golden: Golden, trace: Trace) -> Iterator[tupl
             yield f"{run}.raw_top8_logits", logits.topk(BEST).values
             yield f"{run}.chosen_raw_logit", logits.gather(2, tokens[..., None])[..., 0]
     if "batch_ids" in trace:
-        mask = _ids(trace["batch_mask"])
-        places = (mask.cumsum(1) - 1).clamp(min=0)
-        rows = model(_ids(trace["batch_ids"]), attention_mask=mask, position_ids=places, output_hidden_states=True)
-        yield "batch.hidden_last", rows.hidden_states[-1][:, -1]
-        yield "batch.top_logits", rows.logits[:, -1].topk(MANY).values
+        hidden, logits = _batch(model, _ids(trace["batch_ids"]), _ids(trace["batch_mask"]))
+        yield "batch.hidden_last", hidden
+        yield "batch.top_logits", logits.topk(MANY).values
 
 
 def _layers(call: str, hidden: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
     return ((f"{call}.hidden{i}", value) for i, value in enumerate(hidden))
+
+
+def _batch(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The last hidden states [rows, width] and logits [rows, vocabulary] of a batch that is padded on the left.
+
+    Upstream lets pads leak into a row through a short convolution with a bias (LFM2's conv_bias; no release has it), so
+    the rows of such a model go through it one by one, without pads.
+    """
+    if any(name.endswith("conv.conv.bias") for name, _ in model.named_parameters()):
+        calls = [model(row[real.bool()][None], output_hidden_states=True) for row, real in zip(ids, mask, strict=True)]
+    else:
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        calls = [model(ids, attention_mask=mask, position_ids=places, output_hidden_states=True)]
+    hidden = torch.cat([call.hidden_states[-1][:, -1] for call in calls])
+    return hidden, torch.cat([call.logits[:, -1] for call in calls])
 
 
 def _ids(array: Array) -> Tensor:
