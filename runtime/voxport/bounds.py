@@ -40,9 +40,9 @@ LM_CHANCES = Bound(1e-5)
 # roundings do to the LLVC fixture here, graph against reference (audio 2.3e-3), FP32 from graph against net (1.4e-6).
 VERIFY_FP32 = Bound(2e-5)
 VERIFY_INT8 = Bound(2e-2)
-# A quantized graph against float arithmetic that rounds as it does: the same flips, as they spread. Of the peak, the LLVC
-# fixture measures 2.3e-3, random full-size weights 1.1e-2, and random nets of five other shapes up to 3.7e-2, while each
-# of their products holds PRODUCT and they are at least 4 times nearer to that reference than to fp32 (NEARER).
+# A quantized graph against float arithmetic that rounds as it does: the same flips, as they spread. Of the peak, the
+# LLVC fixture measures 2.3e-3, random full-size weights 1.1e-2, random nets of five other shapes up to 3.7e-2, while
+# each of their products holds PRODUCT and they are 4 times nearer to that reference than to fp32 (NEARER).
 QUANTIZED = Bound(1e-5, of_peak=5e-2)
 # In a language model a flip is 1/127 of a block's largest activation, stays in the cache and is handed through every
 # layer (VyvoTTS fixture, 32 inputs wide: 4.3e-2 of the peak, the distance to fp32 is 0.7; a Qwen3-TTS predictor 56 wide

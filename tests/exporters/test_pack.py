@@ -260,8 +260,8 @@ def test_a_terminated_conversion_leaves_nothing(llvc_bundles: Export, tmp_path: 
             assert process.poll() is None
             time.sleep(0.01)
         process.terminate()
-        _, said = process.communicate()
-    assert (process.returncode, said) == (128 + signal.SIGTERM, b"")
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (128 + signal.SIGTERM, b"")
     assert not list(tmp_path.iterdir())
 
 

@@ -83,10 +83,10 @@ class Model:
             part = self.nets[stage]
             feed = [inputs[t.name] for t in part.stage.inputs] + list(state.values())
             with torch.no_grad():
-                made = [t.numpy() for t in part.net(*(torch.from_numpy(np.ascontiguousarray(a)) for a in feed))]
+                results = [t.numpy() for t in part.net(*(torch.from_numpy(np.ascontiguousarray(a)) for a in feed))]
             names = [t.name for t in part.stage.outputs]
-            after: Any = dict(zip(state, made[len(names) :], strict=True))
-            outputs = dict(zip(names, made, strict=False))
+            after: Any = dict(zip(state, results[len(names) :], strict=True))
+            outputs = dict(zip(names, results, strict=False))
         else:
             session = self.sessions[stage]
             outputs, after = session(self.state if stage == "talker" else session.start(), into=None, **inputs)
@@ -105,55 +105,55 @@ def near(actual: Array, expected: Array, bound: float) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=bound)
 
 
-def predict(model: Model, hidden: Array, code: int, u: Array, chosen: dict[str, float]) -> dict[str, Array]:
+def predict(model: Model, hidden: Array, code: int, u: Array, sampling: dict[str, float]) -> dict[str, Array]:
     return model(
         "predictor",
         hidden=hidden,
         code=np.array([code]),
         uniforms=u.reshape(1, -1).astype(np.float32),
-        temperature=np.array([chosen["temperature"]], np.float32),
-        top_k=np.array([chosen["top_k"]], np.int64),
-        top_p=np.array([chosen["top_p"]], np.float32),
+        temperature=np.array([sampling["temperature"]], np.float32),
+        top_k=np.array([sampling["top_k"]], np.int64),
+        top_p=np.array([sampling["top_p"]], np.float32),
     )
 
 
 def speak(model: Model, run: str) -> None:
     """Generates a golden run from its prompt, choosing every code itself, and holds all on the way."""
     golden = {name.removeprefix(f"{run}."): a for name, a in model.golden.items() if name.startswith(f"{run}.")}
-    said, ids = model.runs[run]["settings"], qwen3tts.tokens(model.config)
+    settings, ids = model.runs[run]["settings"], qwen3tts.tokens(model.config)
     eos, draws = ids["codec.eos"], golden.get("uniforms")
     sampled = draws is not None
     best = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.05}
-    talker = Sampling.of({n: said.get(n, d) if sampled else d for n, d in best.items()})
-    chosen = {n: said[f"subtalker_{n}"] for n in GREEDY} if sampled else GREEDY
+    talker = Sampling.of({n: settings.get(n, d) if sampled else d for n, d in best.items()})
+    sampling = {n: settings[f"subtalker_{n}"] for n in GREEDY} if sampled else GREEDY
     model.start()
-    embeds, past, tokens, seen = golden["prefill_embeds"], 0, [], np.zeros(golden["talker_logits"].shape[1], bool)
+    embeds, past, tokens, history = golden["prefill_embeds"], 0, [], np.zeros(golden["talker_logits"].shape[1], bool)
     for step, expected in enumerate(golden["talker_tokens"]):
         out = model("talker", embeds=embeds, past=np.array([past]))
         past += embeds.shape[1]
         near(out["hidden"][0], golden["past_hidden"][step], HIDDEN)
         if step < len(golden["talker_logits"]):
             near(out["logits"][0], golden["talker_logits"][step], LOGITS)
-        scores = talker.penalized(out["logits"][0], seen)
+        scores = talker.penalized(out["logits"][0], history)
         scores[ids["codec.suppressed"] :] = -np.inf
         if step >= qwen3tts.LEAST_TOKENS:
-            scores[eos] = talker.penalized(out["logits"][0], seen)[eos]
-        none = np.zeros_like(seen)
+            scores[eos] = talker.penalized(out["logits"][0], history)[eos]
+        none = np.zeros_like(history)
         one = Sampling(talker.temperature, talker.top_k, talker.top_p, 1.0)
         token = one.choose(scores, none, float(draws[16 * step]) if draws is not None else None)
         assert token == expected
         tokens.append(token)
-        seen[token] = True
+        history[token] = True
         if step == len(golden["codes"]):
             return
         u = draws[16 * step + 1 : 16 * step + 16] if draws is not None else np.zeros(15)
-        made = predict(model, out["hidden"], token, u, chosen)
-        assert [token, *made["codes"][0]] == golden["codes"][step].tolist()
+        results = predict(model, out["hidden"], token, u, sampling)
+        assert [token, *results["codes"][0]] == golden["codes"][step].tolist()
         if step < len(golden["cp_logits"]):
-            near(made["logits"][0], golden["cp_logits"][step], LOGITS)
+            near(results["logits"][0], golden["cp_logits"][step], LOGITS)
         text = golden["trailing_text"][0]
         more = text[step] if step < len(text) else golden["tts_pad_embed"][0, 0]
-        embeds = (made["embed"] + more)[None].astype(np.float32)
+        embeds = (results["embed"] + more)[None].astype(np.float32)
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -172,8 +172,8 @@ def test_layers_and_caches_of_the_prompt_are_upstreams() -> None:
             near(taps[f"hidden{i}"].numpy(), model.golden[f"{run}.prefill_hidden.{i}"], HIDDEN)
         for layer in (0, 2):
             for kind, short in (("keys", "k"), ("values", "v")):
-                held = model.state[f"{kind}.{layer}"][:, :, : prompt.shape[1]]
-                near(held, model.golden[f"{run}.prefill_{short}.{layer}"], CACHE)
+                cache = model.state[f"{kind}.{layer}"][:, :, : prompt.shape[1]]
+                near(cache, model.golden[f"{run}.prefill_{short}.{layer}"], CACHE)
 
 
 def test_tables_are_upstreams_embeddings(model: Model) -> None:
@@ -184,28 +184,28 @@ def test_tables_are_upstreams_embeddings(model: Model) -> None:
     near(model("codec_embed", ids=code)["embeds"], model.golden[f"{run}.cp_in0"][0, 1:], EMBEDS)
     if model.name == BASE:  # a frame of a reference and one just made enter the talker alike
         frame = model.golden[f"{run}.codes"][:1].astype(np.int64)
-        made = predict(model, model.golden[f"{run}.past_hidden"][:1], int(frame[0, 0]), np.zeros(15), GREEDY)
-        near(model("frame_embed", codes=frame)["embeds"], made["embed"], EMBEDS)
+        results = predict(model, model.golden[f"{run}.past_hidden"][:1], int(frame[0, 0]), np.zeros(15), GREEDY)
+        near(model("frame_embed", codes=frame)["embeds"], results["embed"], EMBEDS)
 
 
 def test_rows_of_a_batch_are_the_rows_alone(model: Model) -> None:
     run = RUNS[model.name][-1]
     hidden, codes = model.golden[f"{run}.past_hidden"][:2], model.golden[f"{run}.codes"][:2].astype(np.int64)
     u = model.golden[f"{run}.uniforms"][:32].reshape(2, 16)[:, 1:]
-    said = model.runs[run]["settings"]
-    chosen = {n: said[f"subtalker_{n}"] for n in GREEDY}
+    settings = model.runs[run]["settings"]
+    sampling = {n: settings[f"subtalker_{n}"] for n in GREEDY}
     together = model(
         "predictor",
         hidden=hidden,
         code=codes[:, 0],
         uniforms=u,
-        temperature=np.array([chosen["temperature"]], np.float32),
-        top_k=np.array([chosen["top_k"]]),
-        top_p=np.array([chosen["top_p"]], np.float32),
+        temperature=np.array([sampling["temperature"]], np.float32),
+        top_k=np.array([sampling["top_k"]]),
+        top_p=np.array([sampling["top_p"]], np.float32),
     )
     np.testing.assert_array_equal(together["codes"], codes[:, 1:])
     for row in range(2):
-        alone = predict(model, hidden[row : row + 1], int(codes[row, 0]), u[row], chosen)
+        alone = predict(model, hidden[row : row + 1], int(codes[row, 0]), u[row], sampling)
         near(together["embed"][row], alone["embed"][0], EMBEDS)
 
 
@@ -213,10 +213,10 @@ def test_rows_of_a_batch_are_the_rows_alone(model: Model) -> None:
 
 
 class RandomWeights(Weights):
-    """Every key, of every shape, random; `made` holds them."""
+    """Every key, of every shape, random; `tensors` holds them."""
 
     def __init__(self) -> None:
-        self.source, self.made, self._prefix = Path("random"), dict[str, Tensor](), ""
+        self.source, self.tensors, self._prefix = Path("random"), dict[str, Tensor](), ""
 
     def at(self, prefix: str) -> Self:
         view = object.__new__(type(self))
@@ -226,28 +226,30 @@ class RandomWeights(Weights):
 
     def take(self, name: str, *shape: int) -> Tensor:
         key = self._prefix + name
-        if key not in self.made:
-            self.made[key] = 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(len(self.made)))
-        return self.made[key]
+        if key not in self.tensors:
+            self.tensors[key] = 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(len(self.tensors)))
+        return self.tensors[key]
 
 
 def config_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     common = {"num_attention_heads": 6, "num_key_value_heads": 2, "num_hidden_layers": 2, "intermediate_size": 27}
-    held = {**common, **WIDE[name], "vocab_size": 41, "model_type": "qwen3"}
-    predictor = {**common, **held.pop("predictor"), "vocab_size": 19, "model_type": "qwen3", "rope_theta": 1e4}
-    return held, predictor
+    talker = {**common, **WIDE[name], "vocab_size": 41, "model_type": "qwen3"}
+    predictor = {**common, **talker.pop("predictor"), "vocab_size": 19, "model_type": "qwen3", "rope_theta": 1e4}
+    return talker, predictor
 
 
-def upstream_frame(held: dict[str, Any], w: RandomWeights, hidden: Tensor, codes: Tensor) -> Tensor:
+def upstream_frame(config: dict[str, Any], w: RandomWeights, hidden: Tensor, codes: Tensor) -> Tensor:
     """Logits [books - 1, size] of a frame's codes by transformers' Qwen3, each pass from the beginning."""
     from transformers import Qwen3Config, Qwen3Model
 
     def weight(name: str) -> Tensor:
-        return w.made[f"talker.{name}"]
+        return w.tensors[f"talker.{name}"]
 
-    model = Qwen3Model(Qwen3Config(**held)).eval()
+    model = Qwen3Model(Qwen3Config(**config)).eval()
     inner = "talker.code_predictor.model."
-    state = {k.removeprefix(inner): v for k, v in w.made.items() if k.startswith(inner) and "codec_embedding" not in k}
+    state = {
+        k.removeprefix(inner): v for k, v in w.tensors.items() if k.startswith(inner) and "codec_embedding" not in k
+    }
     model.load_state_dict(state | {"embed_tokens.weight": model.embed_tokens.weight})
     rows = [hidden, weight("model.codec_embedding.weight")[codes[0]]]
     rows += [weight(f"code_predictor.model.codec_embedding.{i}.weight")[c] for i, c in enumerate(codes[1:])]
@@ -262,9 +264,9 @@ def upstream_frame(held: dict[str, Any], w: RandomWeights, hidden: Tensor, codes
 
 @pytest.mark.parametrize("name", WIDE)
 def test_a_talker_wider_than_its_predictor_is_upstreams(name: str, tmp_path: Path) -> None:
-    talker, held = config_of(name)
+    talker, cache = config_of(name)
     w, books = RandomWeights(), 5
-    config = DecoderConfig.of(held)
+    config = DecoderConfig.of(cache)
     net = Predictor(w.at("talker"), config, books, talker["vocab_size"], talker["hidden_size"])
     assert net.project is not None
     draws = torch.Generator().manual_seed(1)
@@ -274,17 +276,17 @@ def test_a_talker_wider_than_its_predictor_is_upstreams(name: str, tmp_path: Pat
         codes, embed, logits = net(*feed)
     for row in range(2):
         frame = torch.cat((feed[1][row : row + 1], codes[row]))
-        near(logits[row].numpy(), upstream_frame(held, w, feed[0][row], frame).numpy(), LOGITS)
+        near(logits[row].numpy(), upstream_frame(cache, w, feed[0][row], frame).numpy(), LOGITS)
     part = predictor_part(net)
     for target in ("cpu", "portable"):
         (tmp_path / target).mkdir()
         save(part, tmp_path / target, qwen3tts.RECIPES["fp32"], target)
         session = OrtSession(tmp_path / target / "predictor.onnx")
         named = {t.name: a.numpy() for t, a in zip(part.stage.inputs, feed, strict=True)}
-        made, _ = session(session.start(), into=None, **named)
-        np.testing.assert_array_equal(made["codes"], codes.numpy())
-        near(made["logits"], logits.numpy(), LOGITS)
-        near(made["embed"], embed.numpy(), EMBEDS)
+        results, _ = session(session.start(), into=None, **named)
+        np.testing.assert_array_equal(results["codes"], codes.numpy())
+        near(results["logits"], logits.numpy(), LOGITS)
+        near(results["embed"], embed.numpy(), EMBEDS)
 
 
 def test_rotary_sections_change_nothing() -> None:

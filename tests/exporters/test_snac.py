@@ -80,8 +80,8 @@ def decode_once(part: Part, config: SnacConfig, levels: list[Array], draws: list
     ]
     with torch.no_grad():
         audio = part.net(*map(torch.from_numpy, feed), *(torch.zeros(t.sized({})) for t in part.stage.state))[0]
-    made: Array = audio.reshape(-1).numpy()
-    return made[delay:][: columns * config.hop]
+    audio_out: Array = audio.reshape(-1).numpy()
+    return audio_out[delay:][: columns * config.hop]
 
 
 def encode_once(part: Part, audio: Array) -> list[Array]:
@@ -137,8 +137,8 @@ def test_codes_are_upstreams(codec: Codec, golden: dict[str, Array]) -> None:
 def test_orpheus_schedule_is_its_golden(codec: Codec, golden: dict[str, Array]) -> None:
     stream = codec.stream(from_arrays(noise_of(golden, "decode")), "orpheus")
     codes = codec.interleave(levels_of(golden, "greedy")).reshape(-1)
-    made = np.concatenate([stream.feed(codes[i : i + 5]) for i in range(0, len(codes), 5)])
-    close(made, golden["stream.window_chunks"].reshape(-1), SNAC_AUDIO.absolute)
+    streamed = np.concatenate([stream.feed(codes[i : i + 5]) for i in range(0, len(codes), 5)])
+    close(streamed, golden["stream.window_chunks"].reshape(-1), SNAC_AUDIO.absolute)
     assert len(stream.flush()) == 0
 
 
@@ -152,9 +152,9 @@ def test_int8_transposed_convolutions_are_products_of_rounded_numbers(
     model = ir.load(folder / "codec_decode.onnx")
     names = [product.name for product in graph_products.products(model.graph)]
     recipe = snac.RECIPES["int8"]
-    chosen = {name for name in names if recipe.kind("codec_decode", name) == "int8"}
-    assert chosen == {f"blocks.{i}.up.weight" for i in range(4)}
-    quantize.int8(model, chosen, TARGETS[target], Store(model.graph))
+    int8_weights = {name for name in names if recipe.kind("codec_decode", name) == "int8"}
+    assert int8_weights == {f"blocks.{i}.up.weight" for i in range(4)}
+    quantize.int8(model, int8_weights, TARGETS[target], Store(model.graph))
     ir.save(model, tmp_path / "codec_decode.onnx")
     recorder = products.Recorder()
     codec = Codec(recorder(tmp_path / "codec_decode.onnx"), None, snac.section(config))
@@ -162,7 +162,7 @@ def test_int8_transposed_convolutions_are_products_of_rounded_numbers(
     part = next(snac.parts(weights, config))
     call = recorder.calls["codec_decode"]
     diffs = list(products.check("vyvo", part, recipe, target, tmp_path / "codec_decode.onnx", call))
-    assert {diff.tensor for diff in diffs} == chosen
+    assert {diff.tensor for diff in diffs} == int8_weights
     assert [str(diff) for diff in diffs if not diff.ok] == []
     want = golden["decode.wav"].reshape(-1)
     assert 10 * np.log10(np.mean(want**2) / np.mean((audio - want) ** 2)) > 10
@@ -188,15 +188,15 @@ def test_streamed_is_offline_for_every_split(codec: Codec, frames: int, seed: in
 def test_first_audio_leaves_as_early_as_exactness_allows(codec: Codec) -> None:
     codes = np.random.default_rng(0).integers(0, codec.size, 28)
     stream = codec.stream(seeded(0))
-    made = [len(stream.feed(codes[i : i + 1])) for i in range(28)]
+    lengths = [len(stream.feed(codes[i : i + 1])) for i in range(28)]
     # After 18 codes ten columns are complete: 5120 samples less the 4757 that the decoder looks ahead.
-    assert [i + 1 for i, n in enumerate(made) if n] == [18, 25]
-    assert made[17] == 10 * 512 - 4757
+    assert [i + 1 for i, n in enumerate(lengths) if n] == [18, 25]
+    assert lengths[17] == 10 * 512 - 4757
     # A different code after them may not change what was played, one column earlier it must.
     for changed, same in ((18, True), (17, False)):
         other = codes.copy()
         other[changed] = (other[changed] + 1) % codec.size
-        first, again = (codec.decode(codec.deinterleave(x), silent)[: made[17]] for x in (codes, other))
+        first, again = (codec.decode(codec.deinterleave(x), silent)[: lengths[17]] for x in (codes, other))
         assert np.array_equal(first, again) == same
 
 
@@ -261,10 +261,10 @@ def test_noise_blocks_can_be_left_out(golden: dict[str, Array]) -> None:
 def test_both_namings_of_weight_norm_load(tmp_path: Path) -> None:
     config, weights = config_and_weights()
     new = next(snac.parts(weights, config)).net.state_dict()
-    held = torch.load(FIXTURE / "snac_24khz/pytorch_model.bin", weights_only=True)
+    tensors = torch.load(FIXTURE / "snac_24khz/pytorch_model.bin", weights_only=True)
     for i, name in enumerate(("weight_g", "weight_v")):
-        held = {k.replace(f"parametrizations.weight.original{i}", name): v for k, v in held.items()}
-    torch.save(held, tmp_path / "old.bin")
+        tensors = {k.replace(f"parametrizations.weight.original{i}", name): v for k, v in tensors.items()}
+    torch.save(tensors, tmp_path / "old.bin")
     decoder, _ = snac.parts(Weights.open(tmp_path / "old.bin"), config)
     for name, weight in decoder.net.state_dict().items():
         assert torch.equal(weight, new[name])

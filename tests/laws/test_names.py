@@ -9,14 +9,6 @@ from tests.laws.tree import FOLDERS, ROOT, Module, modules
 
 PARTICIPLES = {"made", "held", "given", "wanted", "kept", "told", "heard", "seen", "said", "spoken", "chosen", "asked"}
 ADJECTIVES = {"spoken_letters"}  # names in which such a word says which thing is meant
-# Modules that still have such names. Shrinks to nothing.
-STILL_SO = {
-    "tests.exporters.test_pack",
-    "tests.exporters.test_qwen3tts_nets",
-    "tests.exporters.test_snac",
-    "tests.runtime.graphs.test_session",
-    "voxport_exporters.nets.ops",
-}
 
 
 def participles(module: Module) -> Iterator[str]:
@@ -38,7 +30,7 @@ def participles(module: Module) -> Iterator[str]:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_name_is_a_participle(folder: str) -> None:
     found = [line for module in modules(ROOT / folder).values() for line in participles(module)]
-    assert [line for line in found if line.split(":")[0] not in STILL_SO] == []
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -182,12 +182,12 @@ def cached_attention(
         blank = places.blank[:, None, :, None]
         k, v = (torch.cat((x, torch.where(blank, 0.0, x[:, :, -1:])), dim=2) for x in (k, v))
     keys, values = keys.scatter(2, columns, k), values.scatter(2, columns, v)
-    seen_keys, seen_values = keys[:, :, : places.total], values[:, :, : places.total]
+    visible_keys, visible_values = keys[:, :, : places.total], values[:, :, : places.total]
     # Heads that share keys are put side by side as further queries, so keys are never repeated.
     q = q.unflatten(2, (shared, -1, size)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [batch, kv heads, group * time, size]
-    scores = (q @ seen_keys.transpose(-1, -2) / math.sqrt(size)).unflatten(2, (-1, time))
+    scores = (q @ visible_keys.transpose(-1, -2) / math.sqrt(size)).unflatten(2, (-1, time))
     scores = scores + places.masks[window][:, :, None]
-    mixed = torch.softmax(scores, dim=-1).flatten(2, 3) @ seen_values
+    mixed = torch.softmax(scores, dim=-1).flatten(2, 3) @ visible_values
     mixed = mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4)
     return mixed.flatten(2), keys, values
 

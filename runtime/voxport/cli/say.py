@@ -25,6 +25,7 @@ from voxport.cli.output import (
     save_tokens,
     write,
 )
+from voxport.speech.voices import check_target
 from voxport.systems import Codec, Speaker
 
 # What `Speaker.say` takes by name and the command has an option for; everything else is a setting.
@@ -161,6 +162,7 @@ def enroll(bundle: Path, ref: str, out: str, ref_text: str | None, threads: int 
     Example:
       voxport enroll BUNDLE me.wav --ref-text "What I say in it." -o me.safetensors
     """
+    check_target(out)
     _speaker(bundle, threads, check).enroll(ref, ref_text).save(out)
     click.echo(out)
 

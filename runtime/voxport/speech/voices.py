@@ -69,15 +69,21 @@ def recording(path: str | os.PathLike[str], most: int) -> tuple[Array, int]:
     return samples, rate
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError where `save` could not write, so that nothing is computed in vain."""
+    if Path(path).suffix != SUFFIX:
+        raise ValueError(f"{path}: an enrolled voice is a {SUFFIX} file")
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"{path}: there is no such folder to write to")
+
+
 def save(path: str | os.PathLike[str], system: str, arrays: Mapping[str, Array], about: Mapping[str, str]) -> None:
     """Writes an enrolled voice as safetensors, whole or not at all.
 
-    ValueError unless the name ends in .safetensors; OSError as writing.
+    ValueError as `check_target`; OSError as writing.
     """
+    check_target(path)
     target = Path(path)
-    if target.suffix != SUFFIX:
-        raise ValueError(f"{path}: an enrolled voice is a {SUFFIX} file")
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         save_file(dict(arrays), part, {SYSTEM: system, **about})

@@ -89,7 +89,7 @@ def graph(
 def test_a_state_goes_on_in_any_session_of_its_graph(sums: Path, sizes: list[int], into: bool, turns: int) -> None:
     """Buffers swap at every step and are bound once: what was bound before must not be read or written again."""
     sessions = [OrtSession(sums) for _ in range(2)]
-    state, so_far, kept = sessions[0].start(), 0.0, []
+    state, so_far, earlier = sessions[0].start(), 0.0, []
     for step, size in enumerate(sizes):
         x = np.arange(size, dtype=np.float32) + step
         mine = {"total": np.full(size, np.nan, np.float32)} if into else None
@@ -97,13 +97,13 @@ def test_a_state_goes_on_in_any_session_of_its_graph(sums: Path, sizes: list[int
         outputs, state = sessions[step // turns % 2](state, into=mine, x=x)
         again, _ = sessions[0](fork, x=x)
         assert mine is None or outputs["total"] is mine["total"]
-        for held in (outputs, again):
-            np.testing.assert_array_equal(held["total"], x + np.float32(so_far))
-            np.testing.assert_array_equal(held["seen"], x)
+        for results in (outputs, again):
+            np.testing.assert_array_equal(results["total"], x + np.float32(so_far))
+            np.testing.assert_array_equal(results["seen"], x)
         so_far += float(x.sum())
-        kept.append((outputs["total"], outputs["total"].copy()))
+        earlier.append((outputs["total"], outputs["total"].copy()))
     assert state["so_far"] == so_far
-    for output, then in kept:  # later steps leave earlier outputs alone
+    for output, then in earlier:  # later steps leave earlier outputs alone
         np.testing.assert_array_equal(output, then)
 
 
