@@ -113,7 +113,7 @@ def _product(node: NodeProto, makers: Mapping[str, NodeProto]) -> Product | None
         return Product(weight, makers[x].input[0], y, bias or None, tuple(reversed(moves)))
     dequantized = makers.get(names[1]) if node.op_type == "MatMul" else None
     if dequantized is not None and dequantized.op_type == "DequantizeLinear":
-        return Product(dequantized.input[0].removesuffix(".q"), names[0], node.output[0])
+        return Product(dequantized.input[0].removesuffix(".q"), names[0], node.output[0].removesuffix(".main"))
     return None
 
 

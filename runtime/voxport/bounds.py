@@ -53,8 +53,9 @@ QUANTIZED_LM = Bound(1e-5, of_peak=1e-1)
 PRODUCT = Bound(0.0, of_peak=1e-5)
 # A quantized graph's distance (root mean square) to the net that rounds as it does, over its distance to the fp32 net.
 # QUANTIZED alone would let the fp32 net pass, of which this is 1. Measured: LLVC 0.25 at most, of the fixture and of
-# five random models of other shapes; Qwen3-TTS 0.16; VyvoTTS 0.09. What is above 0 are flips that spread.
-NEARER = 0.5
+# five random models of other shapes; Qwen3-TTS 0.16; VyvoTTS 0.09 in 4 bits and, where fp32 is nearer too, 0.76 in 8
+# bits (of 16 logits). What is above 0 are flips that spread.
+NEARER = 0.9
 # Qwen3-TTS. Hidden states pass through as many layers as there are steps before them; codes are equal all the same.
 TALKER_PROMPT = Bound(1e-5)
 TALKER_HIDDEN = Bound(1e-4)

@@ -65,9 +65,9 @@ class OrtSession:
         if not isinstance(state, OrtState):
             raise TypeError(f"stage {self.stage.name}: {type(state).__name__} is not a state of an onnxruntime session")
         binding, sizes, constants = state.bound(self)
-        if inputs.keys() != self._inputs.keys() - constants:
-            names = sorted(self._inputs.keys() - constants)
-            raise ValueError(f"stage {self.stage.name} takes {names}, got {sorted(inputs)}")
+        needed = self._inputs.keys() - constants if constants else self._inputs.keys()
+        if inputs.keys() != needed:
+            raise ValueError(f"stage {self.stage.name} takes {sorted(needed)}, got {sorted(inputs)}")
         arrays = {name: self._fitting(self._inputs[name], array, sizes) for name, array in inputs.items()}
         for name, array in arrays.items():
             binding.bind_cpu_input(name, array)
@@ -158,7 +158,7 @@ class OrtState(Mapping[str, Array]):
         and the names of the constants."""
         self._check()
         stream = self._stream
-        return stream.binding(session, self._side), dict(stream.sizes), frozenset(stream.constants)
+        return stream.binding(session, self._side), dict(stream.sizes), stream.names
 
     def successor(self) -> "OrtState":
         """The state after a call, which is the other side of the buffers; this one is spent."""
@@ -178,6 +178,7 @@ class _Stream:
         front = {t.name: _bound(arrays[t.name]) for t in tensors}
         back = {t.name: front[t.name] if t.shared else _bound(np.zeros_like(arrays[t.name])) for t in tensors}
         self.session, self.constants, self.sides = session, constants, (front, back)
+        self.names = frozenset(constants)
         inputs = {t.name: t for t in session.stage.inputs}
         shaped = [(t, arrays[t.name]) for t in tensors] + [(inputs[n], array) for n, array in constants.items()]
         self.sizes = {

@@ -14,7 +14,7 @@ from voxport import bounds
 from voxport.bundle import Bundle
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport.verify import verify
-from voxport_parity.compare import compare
+from voxport_parity.compare import NOT_COMPARED, compare
 from voxport_parity.systems.qwen3tts import feeds, runs
 from voxport_parity.trace import Golden, Trace
 
@@ -90,7 +90,8 @@ def test_the_chain_holds_from_upstream_to_streams(
     checkpoint = FIXTURES / f"qwen3tts-{name}"
     done(run("parity", "qwen3tts", checkpoint, "--bundle", bundle, "--target", target, "--json", report))
     rows = json.loads(report.read_text())
-    assert {row["link"] for row in rows} == {"torch", "graph", "streamed"}
+    assert {row["link"] for row in rows} - {NOT_COMPARED} == {"torch", "graph", "streamed"}
+    assert all(row["tensor"].startswith("enc.") for row in rows if row["link"] == NOT_COMPARED)
     assert all(row["ok"] for row in rows)
 
 
