@@ -68,7 +68,7 @@ def scale_of(declared: Iterable[TensorSpec], inputs: Mapping[str, Array], axes: 
         for name, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
         if isinstance(name, str) and name != CAPACITY
     }
-    return math.prod(size / axes[name] for name, size in sizes.items() if name in axes)
+    return float(math.prod(size / axes[name] for name, size in sizes.items() if name in axes))
 
 
 class TimedBundle(Bundle):
