@@ -70,11 +70,9 @@ def recording(path: str | os.PathLike[str], most: int) -> tuple[Array, int]:
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError where `save` could not write, so that nothing is computed in vain."""
+    """Raises ValueError unless the name is that of an enrolled voice's file: before anything is computed for it."""
     if Path(path).suffix != SUFFIX:
         raise ValueError(f"{path}: an enrolled voice is a {SUFFIX} file")
-    if not Path(path).absolute().parent.is_dir():
-        raise ValueError(f"{path}: there is no such folder to write to")
 
 
 def save(path: str | os.PathLike[str], system: str, arrays: Mapping[str, Array], about: Mapping[str, str]) -> None:
@@ -84,6 +82,7 @@ def save(path: str | os.PathLike[str], system: str, arrays: Mapping[str, Array],
     """
     check_target(path)
     target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         save_file(dict(arrays), part, {SYSTEM: system, **about})

@@ -102,10 +102,9 @@ def test_a_bad_reference_is_refused(samples: Array, why: str, bundle: Path, tmp_
     assert not out.exists()
 
 
-def test_a_voice_that_cannot_be_written_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
-    for out, why in (("no/v.safetensors", "there is no such folder to write to"), ("v.bin", "is a .safetensors file")):
-        assert why in refusal(run("enroll", tmp_path / "nosuch", tmp_path / "nosuch.wav", "-o", tmp_path / out))
-    assert list(tmp_path.iterdir()) == []
+def test_a_voice_of_a_wrong_name_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    line = refusal(run("enroll", tmp_path / "nosuch", tmp_path / "nosuch.wav", "-o", tmp_path / "v.bin"))
+    assert "an enrolled voice is a .safetensors file" in line
 
 
 def test_a_file_that_is_no_voice_is_refused(bundle: Path, tmp_path: Path, vyvo_checkpoint: Path) -> None:
