@@ -130,7 +130,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str, words: str) -> None:
             '{"weight_map": {"a": "../one/model.safetensors"}}',
             "the shard .* is not in",
         ),
-        ('{"weight_map": {"a": "/tmp/model.safetensors"}}', "the shard ./tmp/model.safetensors' is not in"),
+        ('{"weight_map": {"a": "/elsewhere/model.safetensors"}}', "the shard ./elsewhere/model.safetensors' is not in"),
         (r'{"weight_map": {"a": "..\\model.safetensors"}}', "the shard .* is not in"),
         (r'{"weight_map": {"a": "C:model.safetensors"}}', "the shard .C:model.safetensors' is not in"),
         (r'{"weight_map": {"a": "model\u0000.safetensors"}}', "the shard .* is not in"),

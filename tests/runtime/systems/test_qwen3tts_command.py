@@ -1,24 +1,17 @@
 """Qwen3-TTS from the command line."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
-from tests.bundles import FIXTURES
 from tests.command import done, refusal, run
+from tests.qwen3tts_cases import NAMES, REF, TEXT, TRANSCRIPT, Bundles
 
 from voxport_parity.trace import Golden
 
 Array = np.ndarray
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-Bundles = Callable[[str, str, str], Path]
-NAMES = ("customvoice", "base")
-TEXT = "Hello there, this is a small test of the speech model. 你好，世界！"  # noqa: RUF001
-REF = FIXTURES / "qwen3tts-base" / "ref.wav"
-TRANSCRIPT = "比我还好呦"
-STREAM = 2e-6
 
 
 def test_the_command_speaks_and_clones(

@@ -1,45 +1,28 @@
 """Qwen3-TTS through the runtime gives upstream's codes and audio."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tests.bundles import FIXTURES
 from tests.command import done, run
+from tests.qwen3tts_cases import NAMES, Bundles, arguments
 
 from voxport import bounds
 from voxport.bundle import Bundle
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport.verify import verify
 from voxport_parity.compare import NOT_COMPARED, compare
-from voxport_parity.systems.qwen3tts import feeds, runs
+from voxport_parity.systems.qwen3tts import feeds
 from voxport_parity.trace import Golden, Trace
 
 Array = np.ndarray
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-Bundles = Callable[[str, str, str], Path]
-NAMES = ("customvoice", "base")
-TEXT = "Hello there, this is a small test of the speech model. 你好，世界！"  # noqa: RUF001
-REF = FIXTURES / "qwen3tts-base" / "ref.wav"
-TRANSCRIPT = "比我还好呦"
-STREAM = 2e-6
 GREEDY = {
     "customvoice": ["cv_nonstream", "cv_textstream", "cv_dialect", "cv_auto"],
     "base": ["icl", "icl_short", "icl_nonstream", "xvec", "xvec_nonstream"],
 }
-
-
-def arguments(golden: Golden, name: str) -> dict[str, Any]:
-    """The arguments of `say` for a run of upstream's."""
-    options = {k: v for k, v in golden.notes["runs"][name]["settings"].items() if k not in runs.ABOUT}
-    if "speaker" in options:
-        options["voice"] = options.pop("speaker")
-    if "ref_audio" in options:
-        options["ref_audio"] = golden.folder / options["ref_audio"]
-    return options
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in GREEDY.items() for case in cases])

@@ -1,25 +1,17 @@
 """Qwen3-TTS: long text, speech that does not end, and further tries."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.bundles import FIXTURES
 
 from voxport.systems.qwen3tts.lm import LanguageModel, Row
 from voxport.systems.qwen3tts.speaker import Speaker
 
 Array = np.ndarray
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-Bundles = Callable[[str, str, str], Path]
-NAMES = ("customvoice", "base")
-TEXT = "Hello there, this is a small test of the speech model. 你好，世界！"  # noqa: RUF001
-REF = FIXTURES / "qwen3tts-base" / "ref.wav"
-TRANSCRIPT = "比我还好呦"
-STREAM = 2e-6
 
 
 def test_speech_that_runs_away_is_cut_and_said_so(custom: Speaker) -> None:

@@ -1,41 +1,23 @@
 """Qwen3-TTS: what streaming promises, alone and in batches."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.bundles import FIXTURES
+from tests.qwen3tts_cases import STREAM, TEXT, arguments
 
 from voxport.speech import rows
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport.systems.qwen3tts.voice import Voice, synthetic_voice
-from voxport_parity.systems.qwen3tts import runs
 from voxport_parity.trace import Golden
 
 Array = np.ndarray
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-Bundles = Callable[[str, str, str], Path]
-NAMES = ("customvoice", "base")
-TEXT = "Hello there, this is a small test of the speech model. 你好，世界！"  # noqa: RUF001
-REF = FIXTURES / "qwen3tts-base" / "ref.wav"
-TRANSCRIPT = "比我还好呦"
-STREAM = 2e-6
-
-
-def arguments(golden: Golden, name: str) -> dict[str, Any]:
-    """The arguments of `say` for a run of upstream's."""
-    options = {k: v for k, v in golden.notes["runs"][name]["settings"].items() if k not in runs.ABOUT}
-    if "speaker" in options:
-        options["voice"] = options.pop("speaker")
-    if "ref_audio" in options:
-        options["ref_audio"] = golden.folder / options["ref_audio"]
-    return options
 
 
 @given(first=st.integers(1, 9), most=st.integers(1, 9))

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
-from tests.bundles import FIXTURES
+from tests.qwen3tts_cases import REF, STREAM, TRANSCRIPT, Bundles, arguments
 
 from voxport import bounds
 from voxport.audio.resample import resample_reference
@@ -18,27 +17,10 @@ from voxport.bundle import Bundle
 from voxport.codecs.codec12hz import after_reference
 from voxport.systems.qwen3tts.speaker import Speaker
 from voxport.systems.qwen3tts.voice import Voice
-from voxport_parity.systems.qwen3tts import runs
 from voxport_parity.trace import Golden
 
 Array = np.ndarray
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-Bundles = Callable[[str, str, str], Path]
-NAMES = ("customvoice", "base")
-TEXT = "Hello there, this is a small test of the speech model. 你好，世界！"  # noqa: RUF001
-REF = FIXTURES / "qwen3tts-base" / "ref.wav"
-TRANSCRIPT = "比我还好呦"
-STREAM = 2e-6
-
-
-def arguments(golden: Golden, name: str) -> dict[str, Any]:
-    """The arguments of `say` for a run of upstream's."""
-    options = {k: v for k, v in golden.notes["runs"][name]["settings"].items() if k not in runs.ABOUT}
-    if "speaker" in options:
-        options["voice"] = options.pop("speaker")
-    if "ref_audio" in options:
-        options["ref_audio"] = golden.folder / options["ref_audio"]
-    return options
 
 
 def test_an_enrolled_voice_is_the_recording(
