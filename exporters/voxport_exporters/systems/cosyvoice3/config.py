@@ -283,5 +283,5 @@ def _check(config: Config) -> None:
     )
     require(
         config.frame * config.token_frame_rate == config.sample_rate,
-        f"{config.token_frame_rate} tokens of {config.frame} samples per second are not sample_rate {config.sample_rate}",
+        f"{config.token_frame_rate} tokens of {config.frame} samples are not the sample_rate {config.sample_rate}",
     )
