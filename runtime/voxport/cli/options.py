@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from voxport.bundle import Check
+from voxport.cli.errors import BadInput
 
 FACTOR = click.IntRange(1, 10_000)  # a step of two minutes: with more, memory is the limit
 
@@ -27,3 +28,24 @@ CHECK = click.option(
     callback=_check,
     help="Hash every file of the bundle, or none. [those not yet found right, or changed since]",
 )
+SET = click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any further setting, by upstream's name."
+)
+
+# What `Speaker.say` takes by name and the command has an option for; everything else is a setting.
+OPTIONS = ("voice", "language", "instruct", "ref_audio", "ref_text", "seed", "greedy", "stream")
+
+
+def settings_of(pairs: tuple[str, ...]) -> dict[str, str]:
+    """The settings of `--set NAME=VALUE`; of one that is repeated the last counts."""
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise BadInput(f"--set {pair}: wanted NAME=VALUE")
+        if name in OPTIONS:
+            raise BadInput(f"--set {pair}: {name} has an option of its own, --{name.replace('_', '-')}")
+        if name == "text":
+            raise BadInput(f"--set {pair}: the text is an argument of its own")
+        settings[name] = value
+    return settings

@@ -15,7 +15,7 @@ from voxport.audio.pipe import PIPE
 from voxport.bundle import Check
 from voxport.cli.errors import BadInput
 from voxport.cli.folder import each, report_failures
-from voxport.cli.options import BUNDLE, CHECK, FLOAT, OUT, SEED, THREADS
+from voxport.cli.options import BUNDLE, CHECK, FLOAT, OUT, SEED, SET, THREADS, settings_of
 from voxport.cli.output import (
     Progress,
     SilentError,
@@ -27,9 +27,6 @@ from voxport.cli.output import (
 )
 from voxport.speech.voices import check_target
 from voxport.systems import Codec, Speaker
-
-# What `Speaker.say` takes by name and the command has an option for; everything else is a setting.
-OPTIONS = ("voice", "language", "instruct", "ref_audio", "ref_text", "seed", "greedy", "stream")
 
 
 @click.command(short_help="Say a text.")
@@ -44,7 +41,7 @@ OPTIONS = ("voice", "language", "instruct", "ref_audio", "ref_text", "seed", "gr
 @SEED
 @click.option("--greedy", is_flag=True, help="The best token at every choice; no draws, no runaway guard.")
 @click.option("--stream", is_flag=True, help="Write audio while tokens are still made; -o - plays at once.")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any further setting, by upstream's name.")
+@SET
 @click.option("--save-tokens", "tokens", metavar="T.npy", help="Also write the generated tokens.")
 @FLOAT
 @THREADS
@@ -86,7 +83,7 @@ def say(
         refuse_token_path(tokens)
     if ref_audio is not None:
         refuse_overwriting(ref_audio, out)
-    settings = _settings(pairs)
+    settings = settings_of(pairs)
     text = _text(text)
     speaker = _speaker(bundle, threads, check)
     silent: SilentError | None = None
@@ -131,21 +128,6 @@ def _text(argument: str) -> str:
     if any("\ud800" <= char <= "\udfff" for char in text):  # how Python passes on bytes that are not UTF-8
         raise BadInput("the text is not UTF-8")
     return text
-
-
-def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
-    """The settings of `--set NAME=VALUE`; of one that is repeated the last counts."""
-    settings = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise BadInput(f"--set {pair}: wanted NAME=VALUE")
-        if name in OPTIONS:
-            raise BadInput(f"--set {pair}: {name} has an option of its own, --{name.replace('_', '-')}")
-        if name == "text":
-            raise BadInput(f"--set {pair}: the text is an argument of its own")
-        settings[name] = value
-    return settings
 
 
 @click.command(short_help="Compute a cloned voice once.")

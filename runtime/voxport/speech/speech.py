@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Protocol, Self, assert_never
 
 import numpy as np
 
@@ -55,6 +55,25 @@ class Warned:
 
 Event = Token | Samples | Ended | Warned
 Events = Generator[Event, None, None]
+
+
+class Player(Protocol):
+    """Turns the tokens of one generation into audio: float32 [n], maybe none, for each."""
+
+    def feed(self, token: Array, /) -> Array:
+        """The next token or frame of codes -> the samples that it settles."""
+
+    def flush(self) -> Array:
+        """The samples still owed."""
+
+
+def synthesize(events: Events, player: Player) -> Events:
+    """The events of one generation, with its audio."""
+    for event in events:
+        yield event
+        if isinstance(event, Token):
+            yield Samples(player.feed(np.asarray(event.value)))
+    yield Samples(player.flush())
 
 
 class Speech:

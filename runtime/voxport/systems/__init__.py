@@ -109,6 +109,23 @@ class Speaker(Codec, Protocol):
         """The voice of a recording in which `text` is said."""
 
 
+@runtime_checkable
+class Revoicer(Speaker, Protocol):
+    """A Speaker that also says what a recording says, in another voice."""
+
+    def revoice(
+        self,
+        samples: Array,
+        rate: int,
+        *,
+        voice: "str | os.PathLike[str] | Voice | None" = None,
+        ref_audio: str | os.PathLike[str] | None = None,
+        stream: bool = True,
+        **settings: "Value",
+    ) -> "Speech":
+        """The speech in samples float32 [n] at `rate` Hz, in the voice of `voice` or of the recording `ref_audio`."""
+
+
 def _llvc(bundle: Bundle, threads: int | None) -> Converter:
     from voxport.systems.llvc.converter import Converter
 

@@ -9,7 +9,6 @@ from voxport.codecs.codec12hz import after_reference
 from voxport.graphs.session import Array
 from voxport.speech.chunks import Grouping
 from voxport.speech.settings import Settings
-from voxport.speech.speech import Events, Samples, Token
 
 
 class Player:
@@ -60,12 +59,3 @@ def decode(frames: Iterable[Array], player: Player | UpstreamPlayer) -> Iterator
     for frame in frames:
         yield player.feed(frame)
     yield player.flush()
-
-
-def synthesize(events: Events, player: Player | UpstreamPlayer) -> Events:
-    """The events of one generation, with its audio."""
-    for event in events:
-        yield event
-        if isinstance(event, Token):
-            yield Samples(player.feed(np.asarray(event.value)))
-    yield Samples(player.flush())

@@ -30,7 +30,7 @@ from voxport.rehearsal import Output, Rehearsal
 from voxport.speech.longtext import Piece, in_pieces, retried, split
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Value
-from voxport.speech.speech import SENTENCE, Events, Speech
+from voxport.speech.speech import SENTENCE, Events, Speech, synthesize
 from voxport.speech.voices import Voice as AnyVoice
 from voxport.speech.voices import enrolled
 from voxport.systems.qwen3tts import audio
@@ -136,7 +136,7 @@ class Speaker:
                 generation = first if is_first else self._generation(piece, request, attempt)
                 return self._generator.run(generation)
 
-            return audio.synthesize(retried(tries, frames), self._player(request))
+            return synthesize(retried(tries, frames), self._player(request))
 
         pause = int(float(request.settings["split_pause"]) * self.sample_rate)
         return self._speech(in_pieces(pieces, pause, events), request, instruct)
@@ -175,7 +175,7 @@ class Speaker:
         def speech(i: int) -> Speech:
             frames = (step[i] for step in steps)
             events = generations[i].events(frame for frame in frames if frame is not None)
-            return self._speech(audio.synthesize(events, self._player(requests[i])), requests[i], lists[2][i])
+            return self._speech(synthesize(events, self._player(requests[i])), requests[i], lists[2][i])
 
         return [speech(i) for i in range(len(texts))]
 
@@ -233,7 +233,7 @@ class Speaker:
         letters = Letters(None)
         prompt = self.prompt(letters.counted(text), request)
         generation = self._generator.generation(prompt, letters, request, Piece(""))
-        yield from audio.synthesize(self._generator.run(generation), self._player(request))
+        yield from synthesize(self._generator.run(generation), self._player(request))
 
     def _generation(self, piece: Piece, request: Request, attempt: int = 0) -> Generation:
         """One try of a piece. ValueError when the context is too short."""
