@@ -40,9 +40,13 @@ class FlowSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VocoderSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Mel to samples. `hop`: samples per frame."""
+    """Mel to samples.
+
+    `hop`: samples per frame; `skip`: numbers that upstream draws before the noise of the source (noise.py).
+    """
 
     hop: Positive
+    skip: Count
 
 
 class MelSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
