@@ -20,6 +20,8 @@ LINEAR, BREAK, STEP = 200 / 3, 1000.0, np.log(6.4) / 27
 
 def hann(size: int, periodic: bool = True) -> Array:
     """Hann window [size]; periodic for spectra, symmetric (both ends zero) for filter design."""
+    if size == 1:
+        return np.ones(1)
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size if periodic else size - 1))
 
 
@@ -66,7 +68,15 @@ def mel_filters(
     """
     ends = to_mel((low, rate / 2 if high is None else high), scale)
     corners = to_hertz(np.linspace(ends[0], ends[1], bands + 2), scale)
-    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-    bins = np.arange(size // 2 + 1)[:, None] * (rate / size)
-    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
-    return triangles * (2 / (right - left)) if even else triangles
+    filters = triangles(np.arange(size // 2 + 1) * (rate / size), corners)
+    return filters * (2 / (corners[2:] - corners[:-2])) if even else filters
+
+
+def triangles(points: Array, corners: Array) -> Array:
+    """Triangles of height 1 at `points` [n]: number i rises from corner i to i + 1 and falls to i + 2 -> [n, bands].
+
+    Points and corners are in the unit in which the sides are to be straight.
+    """
+    left, centre, right, x = corners[:-2], corners[1:-1], corners[2:], points[:, None]
+    heights: Array = np.minimum((x - left) / (centre - left), (right - x) / (right - centre))
+    return np.maximum(0, heights)

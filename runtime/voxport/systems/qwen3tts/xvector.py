@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from voxport.audio import features
+from voxport.audio import matcha
 from voxport.codecs.codec12hz import checked_samples
 from voxport.graphs.session import Session
 
@@ -11,7 +11,6 @@ Samples = npt.NDArray[np.float32]
 
 # The speaker encoder's mel spectrogram, hard-coded upstream
 WINDOW, HOP, HIGH = 1024, 256, 12000.0
-LEAST_POWER, LEAST_MEL = 1e-9, 1e-5
 LEAST_SECONDS = 0.1  # the encoder reflects the ends of its input, so there must be something to reflect
 
 
@@ -41,8 +40,4 @@ class SpeakerEncoder:
 
 def speaker_mel(samples: Samples, rate: int, bands: int = 128) -> Samples:
     """float32 [n] at `rate` Hz -> the natural logarithm of its mel spectrogram [frames, bands], 256 samples a frame."""
-    padded = np.pad(samples, (WINDOW - HOP) // 2, mode="reflect")
-    spectra = features.stft(padded, WINDOW, HOP, features.hann(WINDOW))
-    power = spectra.real**2 + spectra.imag**2
-    mel = np.sqrt(power + LEAST_POWER) @ features.mel_filters(rate, WINDOW, bands, 0, HIGH, even=True)
-    return np.log(np.maximum(mel, LEAST_MEL)).astype(np.float32)
+    return matcha.log_mel(samples, rate, window=WINDOW, fft=WINDOW, hop=HOP, bands=bands, high=HIGH)
