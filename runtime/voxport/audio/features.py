@@ -68,7 +68,8 @@ def mel_filters(
     """
     ends = to_mel((low, rate / 2 if high is None else high), scale)
     corners = to_hertz(np.linspace(ends[0], ends[1], bands + 2), scale)
-    filters = triangles(np.arange(size // 2 + 1) * (rate / size), corners)
+    bins = np.arange(size // 2 + 1, dtype=np.float64) * (rate / size)
+    filters = triangles(bins, corners)
     return filters * (2 / (corners[2:] - corners[:-2])) if even else filters
 
 

@@ -102,7 +102,9 @@ def noise(length: int) -> Samples:
 @settings(max_examples=20, deadline=None)
 def test_whispers_mel_is_torchs(length: int, bands: int) -> None:
     sound = torch.from_numpy(noise(length)).double()
-    spectra = torch.stft(sound, 400, 160, window=torch.hann_window(400).double(), return_complex=True)[:, :-1]
+    spectra = torch.stft(sound, 400, 160, window=torch.hann_window(400, dtype=torch.float64), return_complex=True)[
+        :, :-1
+    ]
     if spectra.shape[1] == 0:
         return
     power = spectra.abs() ** 2
