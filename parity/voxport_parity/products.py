@@ -104,12 +104,14 @@ def _product(node: NodeProto, makers: Mapping[str, NodeProto]) -> Product | None
         y = node.output[0].removesuffix(".main")  # to which a correction is added
         return Product(names[1].removesuffix(".q"), names[0], y, names[5] or None)
     if node.op_type in ("MatMulIntegerToFloat", "MatMulInteger"):
+        weight, y = names[1].removesuffix(".int8"), node.output[0].removesuffix(".int32").removesuffix(".steps")
         x, moves = names[0], []
+        if makers[x].op_type == "QuantizeLinear":  # of x / step: every row has a scale of its own
+            return Product(weight, makers[makers[x].input[0]].input[0], y)
         while makers[x].op_type in ("Reshape", "Gather"):
             moves.append(makers[x])
             x = makers[x].input[0]
         bias = names[6] if node.op_type == "MatMulIntegerToFloat" else ""
-        weight, y = names[1].removesuffix(".int8"), node.output[0].removesuffix(".int32")
         return Product(weight, makers[x].input[0], y, bias or None, tuple(reversed(moves)))
     dequantized = makers.get(names[1]) if node.op_type == "MatMul" else None
     if dequantized is not None and dequantized.op_type == "DequantizeLinear":

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
 from voxport.recipe import Recipe, Rule
-from voxport_exporters.graphs import caches, nbits
+from voxport_exporters.graphs import caches, int8rows, nbits
 from voxport_exporters.graphs import int8 as quantize
 from voxport_exporters.graphs import tables as lookup
 from voxport_exporters.graphs.part import Part
@@ -93,13 +93,30 @@ def product(weight: Array, rule: Rule, target: str, move: Function = lambda x: x
 
     `move` lays the quantized values of x side by side before they are multiplied, as graphs do for convolutions.
     """
-    return _tensor_wise(weight, move) if rule.kind == "int8" else _block_wise(weight, rule, target)
+    match rule.kind:
+        case "int8":
+            return _tensor_wise(weight, move)
+        case "int8r":
+            return _row_wise(weight)
+        case _:
+            return _block_wise(weight, rule, target)
 
 
 def _tensor_wise(weight: Array, move: Function) -> Function:
     codes, scale = quantize.int8_weight(weight)
     exact = torch.from_numpy(codes * scale)
     return lambda x: move(torch.from_numpy(quantize.fake_quantize(x.numpy()))) @ exact
+
+
+def _row_wise(weight: Array) -> Function:
+    codes, scale = quantize.int8_weight(weight)
+    exact = torch.from_numpy(codes * scale)
+
+    def multiply(x: Tensor) -> Tensor:
+        rows, step = int8rows.rounded_rows(x.numpy())
+        return torch.from_numpy(rows) @ exact * torch.from_numpy(step)
+
+    return multiply
 
 
 def _block_wise(weight: Array, rule: Rule, target: str) -> Function:

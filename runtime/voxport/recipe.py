@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["fp32", "int8", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
+Kind = Literal["fp32", "int8", "int8r", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
 
 BLOCKWISE = ("int8b", "int4", "hqq4")  # kinds that have a scale per block of inputs
 BLOCKS = (16, 32, 64, 128, 256)  # that onnxruntime's kernel takes
@@ -31,6 +31,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rules in order; of those that match a weight the last one counts. No match: fp32.
 
     int8: weights per output channel, symmetric; activations per tensor, measured at run time.
+    int8r: the same, but activations per row: for products whose rows differ much in size, a transformer's for instance.
     int8b, int4, hqq4: weights per block of inputs, with zero points; rounded to nearest, or by `hqq`.
     int8row, fp16row: a table whose rows are looked up, as int8 with one scale per row or as fp16. The other kinds leave
     such tables alone.

@@ -9,14 +9,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from voxport.recipe import Rule
-from voxport_exporters.graphs import int8, nbits
+from voxport_exporters.graphs import int8, int8rows, nbits
 from voxport_exporters.graphs.plan import Plan
 from voxport_exporters.graphs.rewrite import rewrite_products
 from voxport_exporters.graphs.store import Array, Store
 from voxport_exporters.targets import IR_VERSION, OPSET, Target
 
 # Products below these are warned about, or kept in fp32 by `--gate`.
-LEAST_DB = {"int8": 30.0, "int8b": 30.0, "int4": 15.0, "hqq4": 15.0}
+LEAST_DB = {"int8": 30.0, "int8r": 30.0, "int8b": 30.0, "int4": 15.0, "hqq4": 15.0}
 LEAST_SPEED_UP = 1.05
 RUNS, WARM_UP = 40, 10
 
@@ -45,7 +45,13 @@ def measure(plan: Plan, target: Target, store: Store) -> Measurement:
 
 def error_db(weight: Array, rule: Rule) -> float:
     """Signal-to-noise ratio in dB of a product with weight float32 [inputs, outputs], on a few rows of noise."""
-    return int8.error_db(weight) if rule.kind == "int8" else nbits.error_db(weight, rule.kind, rule.block)
+    match rule.kind:
+        case "int8":
+            return int8.error_db(weight)
+        case "int8r":
+            return int8rows.error_db(weight)
+        case _:
+            return nbits.error_db(weight, rule.kind, rule.block)
 
 
 def speed_up(shape: tuple[int, int], rows: int, rule: Rule, target: Target) -> float:

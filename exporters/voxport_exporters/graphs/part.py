@@ -27,12 +27,12 @@ class Part:
         """This part with its net built for `recipe`.
 
         A net that computes its convolutions in either of two ways, by weights of the same names, is built again where
-        the recipe makes some of them int8, and then computes these with MatMuls from the start. Other nets stay.
+        the recipe makes some of them int8 or int8r, and then computes these with MatMuls from the start. Others stay.
         """
         if self.rebuild is None:
             return self
         names = (name for name, parameter in self.net.named_parameters() if parameter.dim() > 1)
-        int8 = frozenset(name for name in names if recipe.kind(self.stage.name, name) == "int8")
+        int8 = frozenset(name for name in names if recipe.kind(self.stage.name, name) in ("int8", "int8r"))
         return replace(self, net=self.rebuild(int8)) if int8 else self
 
     def feed(self, least: int = 1) -> list[Tensor]:

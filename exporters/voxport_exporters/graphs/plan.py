@@ -11,7 +11,7 @@ from voxport_exporters.graphs.part import Part
 from voxport_exporters.graphs.products import Product, products
 from voxport_exporters.graphs.tables import ROWS, tables
 
-KINDS = ("int8", "int8b", "int4", "hqq4")  # of products
+KINDS = ("int8", "int8r", "int8b", "int4", "hqq4")  # of products
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from voxport.graphs.stage import Stage
 from voxport.recipe import Rule
 from voxport_exporters.graphs import caches, nbits, tables
 from voxport_exporters.graphs.int8 import int8
+from voxport_exporters.graphs.int8rows import int8_rows
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.graphs.plan import Plan
 from voxport_exporters.graphs.store import Store
@@ -25,9 +26,12 @@ def rewrite(model: ir.Model, part: Part, plan: Plan, target: Target, store: Stor
 
 def rewrite_products(model: ir.Model, rules: Mapping[str, Rule], target: Target, store: Store) -> None:
     """Quantizes, in place, the MatMuls that read the weights `rules` names."""
-    eight = {weight for weight, rule in rules.items() if rule.kind == "int8"}
-    if eight:
-        int8(model, eight, target, store)
-    blocks = {weight: (rule.kind, rule.block) for weight, rule in rules.items() if weight not in eight}
+    whole = {weight for weight, rule in rules.items() if rule.kind == "int8"}
+    rows = {weight for weight, rule in rules.items() if rule.kind == "int8r"}
+    if whole:
+        int8(model, whole, target, store)
+    if rows:
+        int8_rows(model, rows, target, store)
+    blocks = {weight: (rule.kind, rule.block) for weight, rule in rules.items() if weight not in whole | rows}
     if blocks:
         nbits.blocks(model, blocks, target, store)
