@@ -82,8 +82,8 @@ def test_every_row_has_a_step_of_its_own(target: str, free: list[str], inputs: i
     x = normal(*(2, 3, 4)[: len(free)], inputs, seed=1) * 10 ** normal(*(2, 3, 4)[: len(free)], 1, seed=2)
     model = quantized(layers(weights, free), "int8r", target)
     for i, (y, weight) in enumerate(zip(run(model, x), weights, strict=True)):
-        wanted = expected(x, weight) + normal(weight.shape[1], seed=9 + i)
-        np.testing.assert_allclose(y, wanted, rtol=2e-6, atol=2e-6 * float(np.abs(wanted).max()))
+        sums = expected(x, weight) + normal(weight.shape[1], seed=9 + i)
+        np.testing.assert_allclose(y, sums, rtol=2e-6, atol=2e-6 * float(np.abs(sums).max()))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -171,9 +171,9 @@ def test_parity_holds_every_product_and_finds_one_that_is_off(target: str, tmp_p
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_net_that_rounds_gives_what_the_graph_gives(target: str, tmp_path: Path) -> None:
-    given = job(tmp_path)
-    parts = list(given.parts)
-    pack(given, tmp_path / "b", ROWS, target)
+    packed = job(tmp_path)
+    parts = list(packed.parts)
+    pack(packed, tmp_path / "b", ROWS, target)
     bundle = Bundle(tmp_path / "b")
     assert bundle.manifest.stages["convert"].int8_ops > 0
     x = normal(6, 64, seed=3)
