@@ -22,14 +22,13 @@ from pathlib import Path
 
 from voxport.recipe import Recipe, Rule
 from voxport.systems.qwen3tts.section import Section, SpeakerEncoderSection
-from voxport_exporters.checkpoints import folder
+from voxport_exporters.checkpoints import bpe, folder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz import config as codec12hz_config
 from voxport_exporters.codecs.codec12hz import stages as codec12hz
 from voxport_exporters.codecs.codec12hz.config import CodecConfig
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import Job
-from voxport_exporters.systems.qwen3tts import text as qwen3tts_text
 from voxport_exporters.systems.qwen3tts.config import ModelConfig, read_config, sampling
 from voxport_exporters.systems.qwen3tts.predictor import Predictor
 from voxport_exporters.systems.qwen3tts.stages import (
@@ -85,7 +84,7 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
     speech = codec12hz_config.read_config(codec / "config.json")
     _check_codec(codec / "config.json", speech, config)
     weights, codec_weights = folder.weights(model, *WEIGHTS), folder.weights(codec, *WEIGHTS)
-    tokenizer, tokenizer_files = qwen3tts_text.tokenizer(model)
+    tokenizer, tokenizer_files = bpe.tokenizer(model)
     generation = model / "generation_config.json"
     base = config.speaker is not None
 
