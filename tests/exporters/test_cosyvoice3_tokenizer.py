@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, text: str) -> None:
     root = as_released(tmp_path)
     (root / QWEN / name).write_text(text)
-    with pytest.raises(ValueError, match="its vocab.json and tokenizer_config.json make no tokenizer") as caught:
+    with pytest.raises(ValueError, match=r"its vocab.json and tokenizer_config.json make no tokenizer") as caught:
         tokenizer(root, ROWS)
     assert "\n" not in str(caught.value)
 

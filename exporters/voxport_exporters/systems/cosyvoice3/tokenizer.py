@@ -11,12 +11,13 @@ from voxport_exporters.systems.cosyvoice3.config import QWEN
 SOUNDS = """
 <|im_start|> <|im_end|> <|endofprompt|> [breath] <strong> </strong> [noise] [laughter] [cough] [clucking] [accent]
 [quick_breath] <laughter> </laughter> [hissing] [sigh] [vocalized-noise] [lipsmack] [mn] <|endofsystem|>
-""".split()
+"""
 
 # The phonemes of the CMU dictionary: vowels as they are and with their stress, in alphabetical order
-VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
-CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
-PHONEMES = sorted([*CONSONANTS, *(vowel + stress for vowel in VOWELS for stress in ("", "0", "1", "2"))])
+VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
+STRESSES = ("", "0", "1", "2")
+CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
+PHONEMES = sorted([*CONSONANTS.split(), *(vowel + stress for vowel in VOWELS.split() for stress in STRESSES)])
 
 # Initials and finals of pinyin, finals also with their tone
 PINYIN = """
@@ -25,9 +26,9 @@ iā iān iāng iāo iē iě iōng iū iǎ iǎn iǎng iǎo iǒng iǔ j k l m n o 
 uàng uá uái uán uáng uè ué uì uí uò uó uā uāi uān uāng uē uě uī uō uǎ uǎi uǎn uǎng uǐ uǒ vè w x y z zh à ài àn
 àng ào á ái án áng áo è èi èn èng èr é éi én éng ér ì ìn ìng í ín íng ò òng òu ó óng óu ù ùn ú ún ā āi ān āng āo
 ē ēi ēn ēng ě ěi ěn ěng ěr ī īn īng ō ōng ōu ū ūn ǎ ǎi ǎn ǎng ǎo ǐ ǐn ǐng ǒ ǒng ǒu ǔ ǔn ǘ ǚ ǜ
-""".split()
+"""
 
-ADDED = [*SOUNDS, *(f"[{sound}]" for sound in (*PHONEMES, *PINYIN))]
+ADDED = [*SOUNDS.split(), *(f"[{sound}]" for sound in (*PHONEMES, *PINYIN.split()))]
 
 
 def tokenizer(root: Path, rows: int) -> tuple[bytes, tuple[Path, ...]]:
