@@ -41,7 +41,7 @@ class Rows:
     """
 
     def __init__(self, session: Session, count: int, capacity: int) -> None:
-        self._session, self._capacity = session, capacity
+        self._session, self.capacity = session, capacity
         self._state = session.start(batch=count, capacity=capacity)
         self.past = np.zeros(count, np.int64)  # tokens in each row's caches; 0 of rows that are not active
         self.active = np.zeros(count, bool)
@@ -73,17 +73,24 @@ class Rows:
     def step(self, name: str, tokens: Array) -> Outputs:
         """Feeds one token per row, [rows, ...] -> outputs [rows, ...] each. What rows that are not active are fed and
         return means nothing. Raises ValueError when a row's caches are full."""
-        for row in np.flatnonzero(self.past >= self._capacity):
+        for row in np.flatnonzero(self.past >= self.capacity):
             self._check(int(row), int(self.past[row]) + 1)
         feed = {name: np.ascontiguousarray(tokens[:, None]), "past": self.past.copy()}
         outputs, self._state = self._session(self._state, into=None, **feed)
         self.past += self.active
         return outputs
 
+    def grow(self, capacity: int) -> None:
+        """Makes room for `capacity` tokens per row; what the caches hold stays."""
+        before, self._state = self._state, self._session.start(batch=len(self.past), capacity=capacity)
+        for name, array in before.items():
+            self._state[name][tuple(map(slice, array.shape))] = array
+        self.capacity = capacity
+
     def stop(self, row: int) -> None:
         """Ends a row and frees its place. It still takes part in steps, where it attends to a single token."""
         self.active[row], self.past[row] = False, 0
 
     def _check(self, row: int, tokens: int) -> None:
-        if tokens > self._capacity:
-            raise ValueError(f"row {row}: {tokens} tokens do not fit its caches of {self._capacity}")
+        if tokens > self.capacity:
+            raise ValueError(f"row {row}: {tokens} tokens do not fit its caches of {self.capacity}")

@@ -28,16 +28,11 @@ from voxport_exporters.codecs.codec12hz import config as codec12hz_config
 from voxport_exporters.codecs.codec12hz import stages as codec12hz
 from voxport_exporters.codecs.codec12hz.config import CodecConfig
 from voxport_exporters.graphs.part import Part
+from voxport_exporters.nets.table import table_stage
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.qwen3tts.config import ModelConfig, read_config, sampling
 from voxport_exporters.systems.qwen3tts.predictor import Predictor
-from voxport_exporters.systems.qwen3tts.stages import (
-    embed_stage,
-    frame_stage,
-    predictor_part,
-    speaker_part,
-    talker_stage,
-)
+from voxport_exporters.systems.qwen3tts.stages import frame_stage, predictor_part, speaker_part, talker_stage
 from voxport_exporters.systems.qwen3tts.talker import CodeTable, FrameTable, Talker, TextTable
 
 CAPACITY = 512  # cached tokens a typical step runs beside; sizes the traced example only
@@ -150,8 +145,8 @@ def parts(weights: Weights, config: ModelConfig) -> Iterator[Part]:
     talker, layers, predictor = config.talker, config.talker_layers, config.predictor_layers
     w, books, width, vocab = weights.at("talker"), talker.num_code_groups, talker.hidden_size, talker.vocab_size
     text = TextTable(w, talker.text_vocab_size, talker.text_hidden_size, width, talker.hidden_act)
-    yield Part(embed_stage("text_embed", width), text, {"tokens": 1})
-    yield Part(embed_stage("codec_embed", width), CodeTable(w, vocab, width), {"tokens": 1})
+    yield Part(table_stage("text_embed", width), text, {"tokens": 1})
+    yield Part(table_stage("codec_embed", width), CodeTable(w, vocab, width), {"tokens": 1})
     if config.speaker:
         frames = FrameTable(w, vocab, predictor.vocab, books, width)
         yield Part(frame_stage(books, width), frames, {"frames": 1})

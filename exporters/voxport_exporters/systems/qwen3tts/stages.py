@@ -35,14 +35,6 @@ SETTINGS = (
 )
 
 
-def embed_stage(name: str, width: int) -> Stage:
-    return Stage(
-        name,
-        inputs=(TensorSpec("ids", "int64", ("tokens",)),),
-        outputs=(TensorSpec("embeds", "float32", ("tokens", width)),),
-    )
-
-
 def frame_stage(books: int, width: int) -> Stage:
     return Stage(
         "frame_embed",

@@ -13,6 +13,7 @@ from voxport_exporters.nets.decoder import Decoder
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.dense import Linear
 from voxport_exporters.nets.ops import ACTIVATIONS
+from voxport_exporters.nets.table import Table
 from voxport_exporters.nets.taps import tap
 
 CHUNK = 1 << 13  # rows of the text table in flight while it is projected
@@ -37,12 +38,11 @@ class Talker(nn.Module):
         return logits, hidden, *after
 
 
-class TextTable(nn.Module):
+class TextTable(Table):
     """The embedding of every text id, already projected to the talker's width: one row is read per id."""
 
     def __init__(self, w: Weights, vocab: int, inputs: int, width: int, activation: str) -> None:
         """`w`: the weights below `talker.`; `inputs`: width of the text embedding before its projection."""
-        super().__init__()
         act = ACTIVATIONS[activation]
 
         def table() -> Tensor:
@@ -56,24 +56,15 @@ class TextTable(nn.Module):
                 projected[rows] = F.linear(act(F.linear(raw[rows], w1, b1)), w2, b2)
             return projected
 
-        self.table = later(table)
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
-        """ids int64 [tokens] -> embeds [tokens, width]."""
-        return (F.embedding(ids, self.table),)
+        super().__init__(table)
 
 
-class CodeTable(nn.Module):
+class CodeTable(Table):
     """The talker's own embedding: codes of book 0 and the control ids."""
 
     def __init__(self, w: Weights, vocab: int, width: int) -> None:
         """`w`: the weights below `talker.`."""
-        super().__init__()
-        self.codec = later(lambda: w.take("model.codec_embedding.weight", vocab, width))
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
-        """ids int64 [tokens] -> embeds [tokens, width]."""
-        return (F.embedding(ids, self.codec),)
+        super().__init__(lambda: w.take("model.codec_embedding.weight", vocab, width))
 
 
 class FrameTable(CodeTable):
@@ -86,7 +77,7 @@ class FrameTable(CodeTable):
 
     def forward(self, codes: Tensor) -> tuple[Tensor, ...]:
         """codes int64 [frames, books] -> embeds [frames, width]."""
-        total = F.embedding(codes[:, 0], self.codec)
+        total = F.embedding(codes[:, 0], self.table)
         for book, table in enumerate(self.tables, start=1):
             total = total + F.embedding(codes[:, book], table)
         return (total,)
