@@ -16,12 +16,22 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.manifest import StageRecord
+from voxport.speech.settings import Value
 
 
-def bench(path: Path, seconds: float = 10.0, threads: int | None = None, chunk_factor: int = 1) -> dict[str, Any]:
-    """Runs workload and probe; returns the figures by the names `--json` prints. Raises as opening the bundle does."""
+def bench(
+    path: Path,
+    seconds: float = 10.0,
+    threads: int | None = None,
+    chunk_factor: int = 1,
+    settings: Mapping[str, Value] | None = None,
+) -> dict[str, Any]:
+    """Runs workload and probe; returns the figures by the names `--json` prints. Raises as opening the bundle does.
+
+    `settings`: as the model's `say` takes them.
+    """
     bundle = Bundle(path)  # hashes and errors first, outside of what is measured
-    run = _child("workload", str(path), str(seconds), str(threads or 0), str(chunk_factor))
+    run = _child("workload", str(path), str(seconds), str(threads or 0), str(chunk_factor), json.dumps(settings or {}))
     machine = _child("probe", str(run["threads"]))
     stages = run.pop("stages")
     for name, figures in stages.items():

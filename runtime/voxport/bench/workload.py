@@ -1,6 +1,6 @@
-"""`python -m voxport.bench.workload BUNDLE SECONDS THREADS CHUNK_FACTOR`: runs a bundle and prints its times as JSON.
+"""`python -m voxport.bench.workload BUNDLE SECONDS THREADS CHUNK_FACTOR SETTINGS`: runs a bundle and prints its times as JSON.
 
-THREADS 0: what the system runs best with. Nothing else runs in this process, so its peak memory is the bundle's.
+THREADS 0: what the system runs best with; SETTINGS: those of `say`, as JSON. Nothing else runs in this process, so its peak memory is the bundle's.
 """
 
 import json
@@ -17,6 +17,7 @@ import numpy as np
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array, Session, State
 from voxport.graphs.stage import CAPACITY, TensorSpec
+from voxport.speech.settings import Value
 from voxport.systems import open_model
 
 WARM_SECONDS = 0.5
@@ -86,7 +87,9 @@ class TimedBundle(Bundle):
         return Timed(session, self.manifest.stages[stage].axes, self.calls.setdefault(stage, []))
 
 
-def workload(path: Path, seconds: float, threads: int | None, chunk_factor: int) -> dict[str, Any]:
+def workload(
+    path: Path, seconds: float, threads: int | None, chunk_factor: int, settings: Mapping[str, Value]
+) -> dict[str, Any]:
     """Makes about `seconds` of audio once the bundle is warm.
 
     `stages` holds for each stage its figures and, for the limit, its calls as [seconds, scale].
@@ -95,7 +98,7 @@ def workload(path: Path, seconds: float, threads: int | None, chunk_factor: int)
     bundle = TimedBundle(path)
     model = open_model(bundle, threads)
     load = time.perf_counter() - start
-    for _ in model.workload(WARM_SECONDS, chunk_factor):
+    for _ in model.workload(WARM_SECONDS, chunk_factor, **settings):
         pass
     for calls in bundle.calls.values():
         calls.clear()
@@ -103,7 +106,7 @@ def workload(path: Path, seconds: float, threads: int | None, chunk_factor: int)
     before = (clock.steps, clock.seconds) if clock else (0, 0.0)
     marks, samples = [time.perf_counter()], 0
     first = None
-    for chunk in model.workload(seconds, chunk_factor):
+    for chunk in model.workload(seconds, chunk_factor, **settings):
         marks.append(time.perf_counter())
         samples += len(chunk)
         if first is None and len(chunk):
@@ -148,5 +151,6 @@ def _peak_rss() -> int:
 
 
 if __name__ == "__main__":
-    bundle, audio_seconds, thread_count, factor = sys.argv[1:]
-    print(json.dumps(workload(Path(bundle), float(audio_seconds), int(thread_count) or None, int(factor))))
+    bundle, audio_seconds, thread_count, factor, options = sys.argv[1:]
+    threads = int(thread_count) or None
+    print(json.dumps(workload(Path(bundle), float(audio_seconds), threads, int(factor), json.loads(options))))

@@ -10,7 +10,7 @@ import msgspec
 from voxport.bench import run
 from voxport.bundle import Bundle, Check, read_manifest
 from voxport.cli.errors import one_line
-from voxport.cli.options import BUNDLE, CHECK, FACTOR, THREADS
+from voxport.cli.options import BUNDLE, CHECK, FACTOR, SET, THREADS, settings_of
 from voxport.graphs.stage import Stage
 from voxport.manifest import StageRecord
 from voxport.recipe import BLOCKWISE
@@ -108,9 +108,12 @@ def verify(bundle: Path, threads: int | None, as_json: bool) -> None:
 @BUNDLE
 @click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True, help="Audio to make.")
 @click.option("--chunk-factor", type=FACTOR, default=1, show_default=True, help="Chunks per step of a voice converter.")
+@SET
 @THREADS
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def bench(bundle: Path, seconds: float, chunk_factor: int, threads: int | None, as_json: bool) -> None:
+def bench(
+    bundle: Path, seconds: float, chunk_factor: int, pairs: tuple[str, ...], threads: int | None, as_json: bool
+) -> None:
     """Measure a bundle against this machine's own limits, in the same run.
 
     rtf is compute seconds per second of audio; "of limit" is the time the weights and operations would take at the
@@ -120,6 +123,7 @@ def bench(bundle: Path, seconds: float, chunk_factor: int, threads: int | None, 
     Examples:
       voxport bench BUNDLE
       voxport bench BUNDLE --seconds 30 --threads 2 --json
+      voxport bench BUNDLE --set chunk_frames=1
     """
-    result = run.bench(bundle, seconds, threads, chunk_factor)
+    result = run.bench(bundle, seconds, threads, chunk_factor, settings_of(pairs))
     click.echo(json.dumps(result, indent=2) if as_json else run.table(result))

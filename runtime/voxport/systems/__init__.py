@@ -33,8 +33,8 @@ class Model(Protocol):
     def rehearse(self) -> "Rehearsal":
         """The outputs for fixed inputs that `golden/` records at export, by name."""
 
-    def workload(self, seconds: float, chunk_factor: int = 1, /) -> Iterator[Array]:
-        """About `seconds` of audio for benchmarks, float32 [n] piece by piece."""
+    def workload(self, seconds: float, chunk_factor: int = 1, /, **settings: "Value") -> Iterator[Array]:
+        """About `seconds` of audio for benchmarks, float32 [n] piece by piece. `settings`: as `say` takes them."""
 
 
 class Stream(Protocol):

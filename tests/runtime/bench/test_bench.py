@@ -46,7 +46,7 @@ def test_stages_are_timed_by_name_whatever_the_system(llvc_copy: Path, monkeypat
     edited(llvc_copy, lambda m: m["files"].update({f"{name}.onnx": m["files"]["prenet.onnx"] for name in names}))
     edited(llvc_copy, lambda m: m["stages"].update(dict.fromkeys(names, m["stages"]["prenet"])))
     monkeypatch.setitem(SYSTEMS, "llvc", lambda bundle, _threads: Model(bundle))
-    result = workload(llvc_copy, 0.5, None, 1)
+    result = workload(llvc_copy, 0.5, None, 1, {})
     assert result["threads"] == 3
     assert result["audio_s"] == 0.5
     assert result["tokens_per_s"] is None
@@ -119,3 +119,8 @@ def test_a_workload_that_fails_is_one_line(llvc_copy: Path) -> None:
     line = refusal(run("bench", llvc_copy))
     assert "bench: the workload process failed: " in line
     assert "Expected `int` >= 1 - at `$.hop`" in line
+
+
+def test_settings_reach_the_model_and_one_it_does_not_know_is_refused(llvc_copy: Path) -> None:
+    with pytest.raises(ValueError, match=r"llvc has no settings; got speed"):
+        bench.bench(llvc_copy, seconds=0.1, settings={"speed": 2})

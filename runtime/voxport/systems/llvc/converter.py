@@ -15,6 +15,7 @@ from voxport import draws
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
 from voxport.rehearsal import Output, Rehearsal
+from voxport.speech.settings import Value
 from voxport.systems.llvc.section import Section
 from voxport.systems.llvc.stream import Graphs, Mode, Stream
 
@@ -56,8 +57,10 @@ class Converter:
         """A whole signal at once, in exact mode: float32 [n] -> float32 [n]."""
         return self.stream().convert(samples)
 
-    def workload(self, seconds: float, chunk_factor: int = 1) -> Iterator[Array]:
+    def workload(self, seconds: float, chunk_factor: int = 1, **settings: Value) -> Iterator[Array]:
         """A live stream for benchmarks: noise in exact mode, one chunk in, one chunk out."""
+        if settings:
+            raise ValueError(f"llvc has no settings; got {', '.join(settings)}")
         mode: Mode = "exact" if self._graphs.context else "offline"
         stream = self.stream(mode, chunk_factor)
         size = stream.block

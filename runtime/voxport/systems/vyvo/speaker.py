@@ -261,11 +261,12 @@ class Speaker:
 
     # --------------------------------------------------------------------------------------- benchmarks and goldens
 
-    def workload(self, seconds: float, _chunk_factor: int = 1) -> Iterator[Array]:
+    def workload(self, seconds: float, _chunk_factor: int = 1, **settings: Value) -> Iterator[Array]:
         """Speech of a set length for benchmarks: a sentence of 20 words, no end before the last frame."""
         frames = max(1, round(seconds * self.sample_rate / (self.codec.frame * self.codec.hop)))
         size = self.format.frame
-        for chunk in self.say(SENTENCE, min_audio_frames=frames, max_new_tokens=2 + frames * size):
+        limits = {"min_audio_frames": frames, "max_new_tokens": 2 + frames * size}
+        for chunk in self.say(SENTENCE, **limits, **settings):
             yield chunk.samples
 
     def rehearse(self) -> Rehearsal:
