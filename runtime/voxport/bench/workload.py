@@ -1,6 +1,7 @@
-"""`python -m voxport.bench.workload BUNDLE SECONDS THREADS CHUNK_FACTOR SETTINGS`: runs a bundle and prints its times as JSON.
+"""`python -m voxport.bench.workload BUNDLE SECONDS THREADS CHUNK_FACTOR SETTINGS`: runs a bundle, prints times as JSON.
 
-THREADS 0: what the system runs best with; SETTINGS: those of `say`, as JSON. Nothing else runs in this process, so its peak memory is the bundle's.
+THREADS 0: what the system runs best with; SETTINGS: those of `say`, as JSON. Nothing else runs in this process, so its
+peak memory is the bundle's.
 """
 
 import json
