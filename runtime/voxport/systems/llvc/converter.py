@@ -57,7 +57,7 @@ class Converter:
         """A whole signal at once, in exact mode: float32 [n] -> float32 [n]."""
         return self.stream().convert(samples)
 
-    def workload(self, seconds: float, chunk_factor: int = 1, **settings: Value) -> Iterator[Array]:
+    def workload(self, seconds: float, chunk_factor: int = 1, /, **settings: Value) -> Iterator[Array]:
         """A live stream for benchmarks: noise in exact mode, one chunk in, one chunk out."""
         if settings:
             raise ValueError(f"llvc has no settings; got {', '.join(settings)}")

@@ -19,6 +19,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -255,14 +256,14 @@ class Speaker:
 
     # --------------------------------------------------------------------------------------- benchmarks and goldens
 
-    def workload(self, seconds: float, _chunk_factor: int = 1, **settings: Value) -> Iterator[Array]:
+    def workload(self, seconds: float, _chunk_factor: int = 1, /, **settings: Value) -> Iterator[Array]:
         """Speech of a set length for benchmarks: a sentence of 20 words, no end before the last frame.
 
         A Base model's voice is enrolled by the first call, the warm-up; the next ones speak with it."""
         frames = max(1, round(seconds * self.sample_rate / self.codec.frame))
         voice = self._workload_voice()
-        limits = {"min_new_tokens": frames, "max_new_tokens": frames + 1}
-        for chunk in self.say(SENTENCE, voice=voice, **limits, **settings):
+        options: dict[str, Any] = {"min_new_tokens": frames, "max_new_tokens": frames + 1, **settings}
+        for chunk in self.say(SENTENCE, voice=voice, **options):
             yield chunk.samples
 
     def rehearse(self) -> Rehearsal:

@@ -19,6 +19,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -261,12 +262,12 @@ class Speaker:
 
     # --------------------------------------------------------------------------------------- benchmarks and goldens
 
-    def workload(self, seconds: float, _chunk_factor: int = 1, **settings: Value) -> Iterator[Array]:
+    def workload(self, seconds: float, _chunk_factor: int = 1, /, **settings: Value) -> Iterator[Array]:
         """Speech of a set length for benchmarks: a sentence of 20 words, no end before the last frame."""
         frames = max(1, round(seconds * self.sample_rate / (self.codec.frame * self.codec.hop)))
         size = self.format.frame
-        limits = {"min_audio_frames": frames, "max_new_tokens": 2 + frames * size}
-        for chunk in self.say(SENTENCE, **limits, **settings):
+        options: dict[str, Any] = {"min_audio_frames": frames, "max_new_tokens": 2 + frames * size, **settings}
+        for chunk in self.say(SENTENCE, **options):
             yield chunk.samples
 
     def rehearse(self) -> Rehearsal:
