@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from voxport.graphs.stage import NEXT, Stage, TensorSpec
-from voxport_exporters.targets import IR_VERSION
+from voxport_exporters.targets import IR_VERSION, OPSET
 
 
 class Chain:
@@ -23,7 +23,7 @@ class Chain:
         self._values: dict[str, ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], str] = {}
-        self._opsets: dict[str, int] = {}
+        self._opsets: dict[str, int] = {"": OPSET}
 
     def add(
         self,

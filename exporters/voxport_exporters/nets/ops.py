@@ -45,7 +45,8 @@ def _emits_contrib() -> bool:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, name: str) -> Tensor:
-    """softmax(q k^T / sqrt(head size)) v without mask. q [batch, queries, width], k and v [batch, keys, width].
+    """softmax(q k^T / sqrt(head size)) v without mask. q [batch, queries, width]; k and v [batch, keys, width], or both
+    [batch, heads, keys, head size] as caches hold them.
 
     Taps the weights, mean over heads, as `name`.
     """
@@ -58,7 +59,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, name: str) -> Tensor:
             shape=q.shape,
             version=1,
         )
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x if x.dim() == 4 else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
     tap(name, weights.mean(1))
     return (weights @ v).transpose(1, 2).flatten(-2)
@@ -150,6 +151,24 @@ def rotary(x: Tensor, heads: int, places: Places) -> Tensor:
     return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).flatten(-2)
 
 
+def rotary_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns channels 2 i and 2 i + 1 of x [batch, time, width] by the angles cos, sin [time, turned / 2]; channels from
+    `turned` on stay as they are."""
+    turned = 2 * cos.shape[-1]
+    if _emits_contrib():
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::RotaryEmbedding",
+            (x, torch.zeros(1, dtype=torch.int64), cos, sin),
+            {"num_heads": 1, "rotary_embedding_dim": turned, "interleaved": 1},
+            dtype=x.dtype,
+            shape=x.shape,
+            version=1,
+        )
+    even, odd = x[..., :turned].unflatten(-1, (-1, 2)).unbind(-1)
+    pairs = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return torch.cat((pairs, x[..., turned:]), dim=-1)
+
+
 def cached_attention(
     q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, places: Places, window: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,6 +209,15 @@ def cached_attention(
     mixed = torch.softmax(scores, dim=-1).flatten(2, 3) @ visible_values
     mixed = mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4)
     return mixed.flatten(2), keys, values
+
+
+def put(cache: Tensor, slots: Tensor, new: Tensor) -> Tensor:
+    """cache [batch, heads, capacity, size] with `new` [batch, heads, time, size] at `slots` int64 [time].
+
+    In place, where input and output of the graph share memory.
+    """
+    batch, heads = (torch.arange(n)[:, None, None] for n in cache.shape[:2])
+    return cache.index_put((batch, heads[:, :, 0], slots), new)
 
 
 def short_conv(x: Tensor, past: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
