@@ -23,6 +23,12 @@ class Writer(Protocol):
         """Fills an empty folder; the same seed writes the same values."""
 
 
+def _cosyvoice3() -> Writer:
+    from benchmarks.fullsize import cosyvoice3
+
+    return cosyvoice3
+
+
 def _llvc() -> Writer:
     from benchmarks.fullsize import llvc
 
@@ -41,7 +47,12 @@ def _vyvo() -> Writer:
     return vyvo
 
 
-SYSTEMS: dict[str, Callable[[], Writer]] = {"llvc": _llvc, "qwen3tts": _qwen3tts, "vyvo": _vyvo}
+SYSTEMS: dict[str, Callable[[], Writer]] = {
+    "cosyvoice3": _cosyvoice3,
+    "llvc": _llvc,
+    "qwen3tts": _qwen3tts,
+    "vyvo": _vyvo,
+}
 
 
 def write(system: str, variant: str, out: Path, seed: int) -> None:
