@@ -130,15 +130,15 @@ class Weights:
             return torch.empty(shape, device="meta")
         return self._read(key).detach().to(torch.float32)
 
-    def folded(self, *shape: int) -> Tensor:
-        """The weight-normed weight below this prefix: g v / |v|, the norm over all axes but the first.
+    def folded(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight-normed weight below this prefix: g v / |v| in `dtype`, the norm over all axes but the first.
 
         Reads torch's names of either generation (`weight_g`, `weight_v` and `parametrizations.weight.original0/1`).
         """
         old = ("weight_g", "weight_v")
         g, v = old if self.has("weight_g") else (f"parametrizations.weight.original{i}" for i in (0, 1))
-        scale = self.take(g, shape[0], *(1 for _ in shape[1:]))
-        direction = self.take(v, *shape)
+        scale = self.take(g, shape[0], *(1 for _ in shape[1:])).to(dtype)
+        direction = self.take(v, *shape).to(dtype)
         norm: Tensor = torch.linalg.vector_norm(direction, dim=tuple(range(1, len(shape))), keepdim=True)
         return direction * (scale / norm)
 

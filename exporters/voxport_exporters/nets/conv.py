@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets.dense import frozen
-from voxport_exporters.nets.states import States
+from voxport_exporters.nets.states import States, last
 
 
 class Conv(nn.Module):
@@ -80,9 +80,22 @@ class Conv(nn.Module):
 
 
 def causal(conv: Conv, x: Tensor, states: States) -> Tensor:
-    """`conv` over x [1, channels, time] and the steps before it, a state [channels, context]; none with context 0."""
-    y: Tensor = conv(states.join(x.squeeze(0), axis=-1)[None] if conv.context else x)
+    """`conv` over x and the steps before it, a state [channels, context]; none with context 0.
+
+    x [1, channels, time], or [time, channels] where the convolution is a MatMul.
+    """
+    y: Tensor = conv(joined(states, x) if conv.context else x)
     return y
+
+
+def joined(states: States, x: Tensor) -> Tensor:
+    """The state [channels, context] before x [1, channels, steps] or [steps, channels], in x's layout."""
+    if x.dim() == 3:
+        return states.join(x.squeeze(0), axis=1)[None]
+    past = states.take()
+    x = torch.cat((past.T, x))
+    states.keep(last(x, past.shape[1]).T)
+    return x
 
 
 def windows(x: Tensor, kernel: int, dilation: int = 1, *, newest_first: bool = False) -> Tensor:
@@ -107,6 +120,40 @@ def polyphase(weight: Tensor, rate: int) -> Tensor:
     inputs, outputs, kernel = weight.shape
     taps = weight.view(inputs, outputs, kernel // rate, rate)
     return taps.permute(2, 0, 3, 1).reshape(kernel // rate * inputs, rate * outputs)
+
+
+def nearest(weight: Tensor, rate: int) -> Tensor:
+    """The matrix [reach * inputs, rate * outputs] of a causal convolution over steps that are repeated `rate` times.
+
+    weight [outputs, inputs, kernel]. Its product with `reach` steps of input side by side, oldest first, is the `rate`
+    steps of output of the last of them. Taps that see the same step are summed up: of kernel 16 and rate 8 that are 3
+    steps for 8 outputs, where a convolution would multiply 16 for each.
+    """
+    outputs, inputs, kernel = weight.shape
+    reach = -(-(kernel - 1) // rate) + 1
+    matrix = torch.zeros(reach, inputs, rate, outputs, dtype=torch.float64)
+    for phase in range(rate):
+        for tap in range(kernel):
+            step = (phase - (kernel - 1) + tap) // rate  # before the newest one
+            matrix[reach - 1 + step, :, phase] += weight[:, :, tap].T
+    return matrix.view(reach * inputs, rate * outputs).to(torch.float32)
+
+
+class RepeatedConv(nn.Module):
+    """A causal convolution over steps that are repeated `rate` times first, as one MatMul.
+
+    [reach - 1 + steps, inputs] -> [steps * rate, outputs]: the inputs before the first step come first.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, rate: int) -> None:
+        """weight [outputs, inputs, kernel], bias [outputs]."""
+        super().__init__()
+        self.rate, self.weight, self.bias = rate, frozen(nearest(weight, rate)), frozen(bias.tile(rate))
+        self.reach = self.weight.shape[0] // weight.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = windows(x, self.reach) @ self.weight + self.bias
+        return blocks.reshape(-1, self.weight.shape[1] // self.rate)
 
 
 class TransposedConv(nn.Module):

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz.attention import attend, attention_weights, frequencies, split_heads
 from voxport_exporters.codecs.codec12hz.config import DEPTHWISE_KERNEL, KERNEL, PRE_KERNEL, DecoderConfig
-from voxport_exporters.codecs.codec12hz.wave import Block, Snake, ToWave, joined
+from voxport_exporters.codecs.codec12hz.wave import Block, ToWave, snake
 from voxport_exporters.nets import ops
-from voxport_exporters.nets.conv import Conv, TransposedConv
+from voxport_exporters.nets.conv import Conv, TransposedConv, joined
 from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
 from voxport_exporters.nets.rotary import cos_sin, turn
 from voxport_exporters.nets.states import States
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
             Block(d.at(f"{i + 1}.block"), channels[i], channels[i + 1], rate, c.steps[i], as_matmul[i])
             for i, rate in enumerate(c.upsample_rates)
         )
-        self.act = Snake(d.at(str(last)), channels[-1], c.frame)
+        self.act = snake(d.at(str(last)), channels[-1], c.frame)
         self.out = ToWave(d.at(f"{last + 1}.conv"), channels[-1])
 
     def forward(self, codes: Tensor, *state: Tensor) -> tuple[Tensor, ...]:

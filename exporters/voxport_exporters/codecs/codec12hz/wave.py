@@ -10,35 +10,15 @@ from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz.config import DILATIONS, KERNEL
-from voxport_exporters.nets import ops
-from voxport_exporters.nets.conv import Conv, TransposedConv
+from voxport_exporters.nets.conv import Conv, TransposedConv, joined
 from voxport_exporters.nets.dense import Linear, frozen
-from voxport_exporters.nets.states import States, last
+from voxport_exporters.nets.snake import Snake
+from voxport_exporters.nets.states import States
 
-MIN_ROW_VALUES = 1024  # below this, what onnxruntime spends on every row shows
 
-
-class Snake(nn.Module):
-    """x + sin(a x)^2 / b per channel, a = exp(alpha), b = exp(beta). x [1, channels, steps] or [steps, channels].
-
-    Where the channels are last, onnxruntime starts anew for every row, so several rows are joined to one: as many as
-    reach MIN_ROW_VALUES together and divide the `steps` of a frame.
-    """
-
-    def __init__(self, w: Weights, channels: int, steps: int, exact: bool = True) -> None:
-        """Where not `exact` and channels are last, which is beside int8, it is the coarser of ops.snake."""
-        super().__init__()
-        self.alpha = frozen(torch.exp(w.take("alpha", channels)))
-        self.beta = frozen(torch.exp(w.take("beta", channels)))
-        self.rows = max(n for n in range(1, max(1, MIN_ROW_VALUES // channels) + 1) if steps % n == 0)
-        self.exact = exact
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:
-            return ops.snake(x, self.alpha[:, None], self.beta[:, None])
-        wide = x.reshape(-1, self.rows * x.shape[1])
-        alpha, beta = self.alpha.tile(self.rows), self.beta.tile(self.rows)
-        return ops.snake(wide, alpha, beta, self.exact).reshape(x.shape)
+def snake(w: Weights, channels: int, steps: int, exact: bool = True) -> Snake:
+    """With a = exp(alpha) and b = exp(beta)."""
+    return Snake(torch.exp(w.take("alpha", channels)), torch.exp(w.take("beta", channels)), steps, exact)
 
 
 class Residual(nn.Module):
@@ -46,7 +26,7 @@ class Residual(nn.Module):
 
     def __init__(self, w: Weights, channels: int, dilation: int, steps: int, as_matmul: bool) -> None:
         super().__init__()
-        self.act1, self.act2 = (Snake(w.at(name), channels, steps, exact=False) for name in ("act1", "act2"))
+        self.act1, self.act2 = (snake(w.at(name), channels, steps, exact=False) for name in ("act1", "act2"))
         conv1, conv2 = w.at("conv1.conv"), w.at("conv2.conv")
         self.conv1 = Conv.of(conv1, channels, channels, KERNEL, dilation=dilation, as_matmul=as_matmul)
         self.conv2 = Conv.of(conv2, channels, channels, 1, as_matmul=as_matmul)
@@ -82,7 +62,7 @@ class Block(nn.Module):
     def __init__(self, w: Weights, inputs: int, outputs: int, rate: int, steps: int, as_matmul: bool) -> None:
         """`steps` come in per frame; `as_matmul`: of the residual units."""
         super().__init__()
-        self.act = Snake(w.at("0"), inputs, steps)
+        self.act = snake(w.at("0"), inputs, steps)
         self.up = TransposedConv.of(w.at("1.conv"), inputs, outputs, rate, reach=2)
         self.units = Units(w, outputs, steps * rate, as_matmul)
 
@@ -107,13 +87,3 @@ class ToWave(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         each, steps = self.dense(x).T, x.shape[0] - KERNEL + 1
         return sum((each[i, i : i + steps] for i in range(KERNEL)), self.bias)
-
-
-def joined(states: States, x: Tensor) -> Tensor:
-    """The state [channels, context] before x [1, channels, steps] or [steps, channels], in x's layout."""
-    if x.dim() == 3:
-        return states.join(x.squeeze(0), axis=1)[None]
-    past = states.take()
-    x = torch.cat((past.T, x))
-    states.keep(last(x, past.shape[1]).T)
-    return x
