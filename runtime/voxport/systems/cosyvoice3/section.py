@@ -12,15 +12,12 @@ class LlmSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The language model.
 
     `speech_tokens`: ids below it are speech, all from it on stop a generation; `context`: positions it was trained for;
-    `mix`: text tokens and speech tokens in turn, when the text comes in pieces; `window`, `share`: of repetition-aware
-    sampling, upstream's win_size and tau_r.
+    `mix`: text tokens and speech tokens in turn, when the text comes in pieces.
     """
 
     speech_tokens: Positive
     context: Positive
     mix: tuple[Positive, Positive]
-    window: Positive
-    share: float
 
 
 class FlowSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
