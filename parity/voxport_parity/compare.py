@@ -115,7 +115,11 @@ def compare(
 def nearness(got: np.ndarray, rounding: np.ndarray, fp32: np.ndarray) -> float:
     """Distance of a quantized graph's tensor to the net that rounds as it does, over its distance to the fp32 net.
 
-    Distances are root mean squares. 1 or more: that net is no better an account of the graph than the fp32 net is.
+    Distances are root mean squares, to which scores of -inf that meet add nothing. 1 or more: that net is no better an
+    account of the graph than the fp32 net is.
     """
-    near, far = (float(np.sqrt(np.mean(np.square(got.astype(np.float64) - x)))) for x in (rounding, fp32))
+    wide = got.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        errors = [np.where(wide == x, 0.0, wide - x) for x in (rounding, fp32)]
+    near, far = (float(np.sqrt(np.mean(np.square(error)))) for error in errors)
     return 0.0 if near == 0 else near / far if far else np.inf

@@ -47,3 +47,9 @@ def test_nearness_compares_distances() -> None:
     assert nearness(got, got, far) == 0
     assert nearness(got, near, got) == np.inf
     assert nearness(got, got, got) == 0
+
+
+def test_scores_that_cannot_be_add_no_distance_where_they_meet() -> None:
+    got, near, far = (np.array([-np.inf, x]) for x in (0.0, 1.0, 4.0))
+    assert nearness(got, near, far) == pytest.approx(0.25)
+    assert nearness(got, np.array([0.0, 1.0]), far) == np.inf
