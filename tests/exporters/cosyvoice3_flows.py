@@ -8,14 +8,16 @@ import torch
 from tests.bundles import FIXTURES
 from torch import Tensor
 
+from voxport.bundle import Bundle
 from voxport.graphs.ort import OrtSession
 from voxport.graphs.session import Session
 from voxport.recipe import Recipe
+from voxport.systems.cosyvoice3.section import LlmSection, MelSection, Section, VocoderSection
 from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.graphs.store import DataFiles
-from voxport_exporters.pack import save
+from voxport_exporters.pack import Job, pack, save
 from voxport_exporters.systems.cosyvoice3 import flow
 from voxport_exporters.systems.cosyvoice3.config import CfmConfig, Config, DitConfig, LookaheadConfig, read_config
 from voxport_parity.reference import TorchSession
@@ -137,3 +139,26 @@ def graphs(
             save(part, folder, recipe, target, data=data)
             names.append(part.stage.name)
     return {name: OrtSession(folder / f"{name}.onnx") for name in names}
+
+
+def bundle(
+    config: Config,
+    weights: Weights,
+    target: str,
+    path: Path,
+    recipe: Recipe = Recipe("fp32"),  # noqa: B008 - frozen
+) -> Bundle:
+    """The flow's stages alone, as a bundle."""
+    llm, hift, mel = config.llm, config.hift, config.mel
+    section = Section(
+        config.token_frame_rate,
+        LlmSection(llm.speech_token_size, 1, llm.mix_ratio),
+        flow.section(config.flow),
+        VocoderSection(hift.hop, 0),
+        MelSection(mel.win_size, mel.n_fft, mel.hop_size, mel.num_mels, mel.fmin, mel.fmax),
+    )
+    with deferring():
+        stages = flow.parts(weights, config)
+        job = Job("cosyvoice3", "test", config.sample_rate, stages, (), path, section, rehearse=False)
+        pack(job, path, recipe, target)
+    return Bundle(path)

@@ -51,14 +51,14 @@ def short(sessions: Sessions) -> dict[str, Array]:
     return frames | {"modulation": modulation, "spks": GOLDEN["dit_short.spks"][0]}
 
 
-def in_blocks(session: Session, inputs: dict[str, Array], block: int, depth: int, kept: int = 0) -> Array:
-    """flow_stream over `inputs`, a block at a time; the first `kept` blocks are then handed on as the reference's."""
+def in_blocks(session: Session, inputs: dict[str, Array], block: int, depth: int, fixed_blocks: int = 0) -> Array:
+    """flow_stream over `inputs`, a block at a time; the first `fixed_blocks` are then handed on as the reference's."""
     frames = len(inputs["x"])
     caches = {t.name: t for t in session.stage.inputs if t.name.startswith("prompt.")}
     state = session.start({n: np.zeros(t.sized({"prompt": 0}), np.float32) for n, t in caches.items()}, capacity=frames)
     velocities, before = [], 0
     for start in range(0, frames, block):
-        if start == kept * block and kept:
+        if start == fixed_blocks * block and fixed_blocks:
             fixed = {f"prompt.{n}": state[n][:, :, :start].copy() for n in state if not n.startswith("tail")}
             other = session.start(fixed, capacity=frames - start)
             for name in ("tail.1", "tail.2"):
@@ -96,8 +96,8 @@ def test_the_net_is_upstreams_at_once_and_in_blocks(sessions: Sessions) -> None:
     full = called(sessions["flow"], **inputs)["velocity"]
     assert off(full.transpose(0, 2, 1), "dit_short.out_full", bounds.FLOW_NET) <= 1
     config = fixture()[0].flow.dit
-    for kept in (0, 1):
-        streamed = in_blocks(sessions["flow_stream"], inputs, config.static_chunk_size, config.depth, kept)
+    for fixed_blocks in (0, 1):
+        streamed = in_blocks(sessions["flow_stream"], inputs, config.static_chunk_size, config.depth, fixed_blocks)
         assert off(streamed.transpose(0, 2, 1), "dit_short.out_stream", bounds.FLOW_NET) <= 1
 
 
@@ -213,8 +213,8 @@ def test_other_configs_run_at_once_and_in_blocks(
         patch.setattr(ops, "attention", masked_attention(BLOCK))
         in_mask = called(expected["flow"], **inputs)["velocity"]
     assert np.abs(in_mask - full).max() > 1e-3
-    for kept in (0, 2):
-        streamed = in_blocks(found["flow_stream"], inputs, BLOCK, dit_config.depth, kept)
+    for fixed_blocks in (0, 2):
+        streamed = in_blocks(found["flow_stream"], inputs, BLOCK, dit_config.depth, fixed_blocks)
         np.testing.assert_allclose(streamed, in_mask, rtol=0, atol=2e-5)
 
 

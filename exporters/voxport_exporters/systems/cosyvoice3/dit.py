@@ -79,9 +79,9 @@ class Dit(nn.Module):
 
     def embed(self, x: Tensor, mu: Tensor, cond: Tensor, spks: Tensor | None, before: States) -> Tensor:
         """x [frames, mel], mu [frames, mu], cond [frames, mel], spks [speaker] -> h [2, frames, dim]."""
-        told = [cond, mu] if spks is None else [cond, mu, spks.expand(x.shape[0], -1)]
-        conditions = torch.cat(told, dim=-1)
-        both = (torch.cat((x, given), dim=-1) for given in (conditions, torch.zeros_like(conditions)))
+        speaker = [] if spks is None else [spks.expand(x.shape[0], -1)]
+        conditions = torch.cat((cond, mu, *speaker), dim=-1)
+        both = (torch.cat((x, row), dim=-1) for row in (conditions, torch.zeros_like(conditions)))
         h: Tensor = self.enter(torch.stack(tuple(both)))
         c = h.transpose(1, 2)
         for place in self.places:

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from voxport.graphs.stage import CAPACITY, Stage, TensorSpec
 from voxport.recipe import Rule
 from voxport.systems.cosyvoice3.schedule import STEPS, every_time
+from voxport.systems.cosyvoice3.section import FlowSection
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.systems.cosyvoice3.config import Config, DitConfig
+from voxport_exporters.systems.cosyvoice3.config import Config, DitConfig, FlowConfig
 from voxport_exporters.systems.cosyvoice3.dit import KERNEL, FullDit, StreamDit
 from voxport_exporters.systems.cosyvoice3.lookahead import Lookahead, Speaker, encode_stage, speaker_stage
 from voxport_exporters.systems.cosyvoice3.modulation import Modulation, modulation_stage, rows_of, table
@@ -26,7 +27,7 @@ FLOW = "flow.pt"
 SECONDS = 13  # of prompt and speech in a typical call; sizes the traced example only
 
 # int8r: one scale for each row of activations. With one for all rows, the loudest frame leaves the others no precision.
-_INT8 = [Rule("int8", stage=stage, weights="blocks.*") for stage in ("flow", "flow_stream")]
+_INT8 = [Rule("int8r", stage=stage, weights="blocks.*") for stage in ("flow", "flow_stream")]
 FLOW_RULES: dict[str, list[Rule]] = {"fp32": [], "mixed": _INT8, "int8": _INT8, "hqq4": _INT8}
 
 
@@ -51,6 +52,18 @@ def parts(
     sizes = {"frames": block, "prompt": 3 * block, CAPACITY: 4 * block}
     yield Part(flow_stream_stage(dit), StreamDit(w, dit), sizes)
     weights.finish()
+
+
+def section(config: FlowConfig, steps: tuple[int, ...] = STEPS) -> FlowSection:
+    """What the manifest says of the flow; `steps` as `parts` takes them."""
+    return FlowSection(
+        ratio=config.token_mel_ratio,
+        lookahead=config.pre_lookahead_len,
+        block=config.dit.static_chunk_size,
+        guidance=config.cfm.inference_cfg_rate,
+        schedule=config.cfm.t_scheduler,
+        steps=steps,
+    )
 
 
 def flow_stage(config: DitConfig) -> Stage:
