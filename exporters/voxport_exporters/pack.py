@@ -73,6 +73,7 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
             parts[part.stage.name] = part
             results[part.stage.name] = save(part, folder, recipe, target, gate, data)
         for name, source in job.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             if isinstance(source, bytes):
                 (folder / name).write_bytes(source)
             else:

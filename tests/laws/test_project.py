@@ -7,12 +7,18 @@ from pathlib import Path
 
 from tests.laws.tree import FOLDERS, ROOT, Module, modules
 
-IMPORTED_AS = {"huggingface-hub": "huggingface_hub", "onnx-ir": "onnx_ir", "pytest-benchmark": "pytest_benchmark"}
+IMPORTED_AS = {
+    "huggingface-hub": "huggingface_hub",
+    "onnx-ir": "onnx_ir",
+    "pytest-benchmark": "pytest_benchmark",
+    "pyyaml": "yaml",
+}
 # What no module imports, and who runs it.
 RUN_BY = {
     "onnxscript": "torch.onnx.export",
     "ruff": "make lint",
     "mypy": "make lint",
+    "types-PyYAML": "make lint",
     "pytest-xdist": "make test",
     "build": "tests/laws/test_wheel.py",
 }

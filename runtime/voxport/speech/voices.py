@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
 from safetensors.numpy import save_file
 
 from voxport.audio import files
@@ -73,6 +74,12 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """Raises ValueError unless the name is that of an enrolled voice's file: before anything is computed for it."""
     if Path(path).suffix != SUFFIX:
         raise ValueError(f"{path}: an enrolled voice is a {SUFFIX} file")
+
+
+def contents(system: str, arrays: Mapping[str, Array], about: Mapping[str, str]) -> bytes:
+    """What `save` writes, for a file that somebody else writes."""
+    raw: bytes = serialize(dict(arrays), {SYSTEM: system, **about})
+    return raw
 
 
 def save(path: str | os.PathLike[str], system: str, arrays: Mapping[str, Array], about: Mapping[str, str]) -> None:

@@ -71,7 +71,7 @@ def mode_of(ref_text: str | None, instruct: str | None, mode: str = AUTO) -> Mod
 
     ValueError in one line: an unknown mode, one that lacks its transcript or instruct, or one that hears no instruct.
     """
-    transcript, how = spoken(ref_text or "").strip(), (instruct or "").strip()
+    transcript, how = transcript_of(ref_text or "").strip(), (instruct or "").strip()
     found = next((name for name in MODES if name == mode), None)
     if found is None and mode != AUTO:
         raise ValueError(f"unknown mode {mode!r}; known are {', '.join((AUTO, *MODES))}")
@@ -86,7 +86,7 @@ def mode_of(ref_text: str | None, instruct: str | None, mode: str = AUTO) -> Mod
     return found
 
 
-def spoken(text: str) -> str:
+def transcript_of(text: str) -> str:
     """A transcript without what stands before it up to `<|endofprompt|>`."""
     return text.rpartition(END)[2]
 
