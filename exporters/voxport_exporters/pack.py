@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -16,16 +16,20 @@ import voxport
 from voxport import verify
 from voxport.bundle import Bundle, writing
 from voxport.checksums import record
+from voxport.graphs.ort import OrtSession
 from voxport.manifest import FORMAT, MANIFEST, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
 from voxport.recipe import Recipe, Rule
 from voxport.systems import open_model
 from voxport_exporters.checkpoints import lockfile
 from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.graphs import laws
+from voxport_exporters.graphs.agreement import agreement
+from voxport_exporters.graphs.graphfile import GraphFile
+from voxport_exporters.graphs.halves import halves
 from voxport_exporters.graphs.measure import measure
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.graphs.plan import Plan, plan
-from voxport_exporters.graphs.rewrite import rewrite
+from voxport_exporters.graphs.plan import Plan, plan, plan_file
+from voxport_exporters.graphs.rewrite import rewrite, rewrite_products
 from voxport_exporters.graphs.store import DataFiles, Store
 from voxport_exporters.graphs.tables import tables
 from voxport_exporters.graphs.trace import trace
@@ -51,6 +55,7 @@ class Job:
     files: dict[str, Path | bytes] = field(
         default_factory=dict
     )  # name in the bundle -> what to copy there, or contents
+    graphs: tuple[GraphFile, ...] = ()  # stages that the release holds as graphs
     rehearse: bool = True  # golden/ records what the bundle computes from fixed inputs, for `voxport verify`
     fidelity: Callable[[Mapping[str, Part], Path], Fidelity] | None = None  # of the written graphs; language models
 
@@ -72,6 +77,7 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
         for part in tqdm(job.parts, desc="export", unit="graph", disable=not sys.stderr.isatty(), delay=1):
             parts[part.stage.name] = part
             results[part.stage.name] = save(part, folder, recipe, target, gate, data)
+        results |= {file.stage.name: save_file(file, folder, recipe, target, gate) for file in job.graphs}
         for name, source in job.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             if isinstance(source, bytes):
@@ -121,8 +127,7 @@ def save(
     model = trace(net, target)
     stage_plan = plan(model, net, recipe)
     measurement = measure(stage_plan, goal, Store(model.graph))
-    kinds = "+".join(sorted({rule.kind for rule in stage_plan.rules.values()}))
-    warnings = tuple(f"stage {name}, {kinds}: {why}" + "; kept fp32" * gate for why in measurement.failures)
+    warnings = _warnings(stage_plan, measurement.failures, gate)
     if gate and measurement.failures:
         exceptions = tuple(Rule("fp32", stage=name, weights=weight) for weight in stage_plan.rules)
         result = save(part, folder, Recipe(recipe.name, [*recipe.rule, *exceptions]), target, gate, data)
@@ -142,6 +147,42 @@ def save(
         speed_up=measurement.speed_up,
     )
     return StageResult(record, stage_plan, (), warnings)
+
+
+def save_file(file: GraphFile, folder: Path, recipe: Recipe, target: str, gate: bool = False) -> StageResult:
+    """Copies a released graph to `<stage>.onnx` in `folder`; writes a quantized one where the recipe says so.
+
+    `gate`: a quantized one whose error, speed or outputs fail gives way to the copy. ValueError when the file is not
+    the stage's graph.
+    """
+    name, goal = file.stage.name, TARGETS[target]
+    exact, model, path = file.session(), file.model(goal), folder / f"{file.stage.name}.onnx"
+    file_plan = plan_file(model, file, recipe)
+    record = StageRecord(file.path.stat().st_size, flops=0, int8_ops=0, axes=file.axes(exact.stage))
+    if not file_plan.kinds:
+        shutil.copyfile(file.path, path)
+        return StageResult(record, file_plan, (), ())
+    measurement = measure(file_plan, goal, Store(model.graph))
+    store = Store(model.graph, folder / f"{name}.onnx.data")
+    rewrite_products(model, file_plan.rules, goal, store)
+    halves(model, file_plan.halves, store)
+    store.finish()
+    path.write_bytes(ir.to_proto(model).SerializeToString())
+    outputs = agreement(exact, OrtSession(path), file.sample())
+    failures = (*measurement.failures, *outputs.failures)
+    warnings = _warnings(file_plan, failures, gate)
+    if gate and failures:
+        store.discard()
+        shutil.copyfile(file.path, path)
+        return StageResult(record, file_plan, (Rule("fp32", stage=name),), warnings)
+    figures = {"error_db": measurement.error_db, "speed_up": measurement.speed_up, **asdict(outputs)}
+    costs = {"weight_bytes": _weight_bytes(model.graph), "int8_ops": file_plan.int8_ops}
+    return StageResult(msgspec.structs.replace(record, **costs, **figures), file_plan, (), warnings)
+
+
+def _warnings(stage_plan: Plan, failures: Iterable[str], gate: bool) -> tuple[str, ...]:
+    kinds = "+".join(stage_plan.kinds)
+    return tuple(f"stage {stage_plan.stage}, {kinds}: {why}" + "; kept fp32" * gate for why in failures)
 
 
 def _weight_bytes(graph: ir.Graph) -> int:
@@ -169,7 +210,7 @@ def _records(folder: Path) -> dict[str, FileRecord]:
 
 
 def _source(job: Job) -> Source:
-    names = source_names(job.checkpoint, job.root)
+    names = source_names((*job.checkpoint, *(file.path for file in job.graphs)), job.root)
     files = {name: record(path) for name, path in names.items()}
     return Source(files=files, repos=lockfile.holding({f.sha256 for f in files.values()}))
 

@@ -19,6 +19,7 @@ from voxport.bundle import Bundle
 from voxport.checksums import record
 from voxport.recipe import Recipe
 from voxport_exporters import systems as exporters
+from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.pack import Job, pack
 from voxport_exporters.recipe import named
@@ -171,7 +172,7 @@ class _Links:
         graph = Bundle(exported.path, check=False, sessions=recorder)
         outputs = self.feeds.trace(graph, self.golden)
         parts = built(job.parts, recipe)
-        yield self._products(exported, parts, recipe, recorder.calls)
+        yield self._products(exported, parts, job.graphs, recipe, recorder.calls)
         reference = self.feeds.trace(TorchBundle(graph, rounding(parts, recipe, graph)), self.golden)
         plain = self.feeds.trace(self.nets.behind(graph), self.golden)
 
@@ -187,14 +188,22 @@ class _Links:
             *self._link("quantized to fp32", outputs, self._expected, lambda _: None),
         ]
 
-    def _products(self, exported: Bundle, parts: list[Part], recipe: Recipe, calls: dict[str, Trace]) -> list[Diff]:
+    def _products(
+        self,
+        exported: Bundle,
+        parts: list[Part],
+        files: tuple[GraphFile, ...],
+        recipe: Recipe,
+        calls: dict[str, Trace],
+    ) -> list[Diff]:
         diffs: list[Diff] = []
-        for part in parts:
-            stage = part.stage.name
+        target = exported.manifest.target
+        items: list[Part | GraphFile] = [*parts, *files]
+        for item in items:
+            stage = item.stage.name
             graph = exported.path / f"{stage}.onnx"
             if stage in calls:
-                call = calls[stage]
-                diffs += products.check(self.system, part, recipe, exported.manifest.target, graph, call)
+                diffs += products.check(self.system, item, recipe, target, graph, calls[stage])
             elif products.counted(graph):
                 self.tell(f"the products of stage {stage} are not compared: nothing was fed to it")
         return diffs

@@ -21,7 +21,9 @@ from voxport.graphs.ort import OPTIONS, OrtSession
 from voxport.graphs.session import Array, Session, State
 from voxport.graphs.stage import Stage
 from voxport.recipe import Recipe
+from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.graphs.part import Part
+from voxport_exporters.targets import TARGETS
 from voxport_parity.compare import Diff, compare
 from voxport_parity.rounding import product
 from voxport_parity.trace import Trace
@@ -119,10 +121,13 @@ def _product(node: NodeProto, makers: Mapping[str, NodeProto]) -> Product | None
     return None
 
 
-def check(system: str, part: Part, recipe: Recipe, target: str, graph: Path, call: Trace) -> Iterator[Diff]:
+def check(
+    system: str, source: Part | GraphFile, recipe: Recipe, target: str, graph: Path, call: Trace
+) -> Iterator[Diff]:
     """Compares every product of one stage's graph file.
 
-    `part.net` is the net that `rounding.built` made for the recipe, `call` what the stage was fed: inputs and states.
+    `source.net` is the net that `rounding.built` made for the recipe, `call` what the stage was fed: inputs and states.
+    Of a stage that was released as a graph the weights are those of its file.
     A product's tensor is called as its weight; from the second product of a weight on it is numbered.
     """
     model = onnx.load(graph, load_external_data=False)
@@ -131,23 +136,38 @@ def check(system: str, part: Part, recipe: Recipe, target: str, graph: Path, cal
         return
     tensors = _run(model, graph.parent, found, call) | call
     constants = {i.name: i for i in model.graph.initializer}
+    weight = _weights(source, target)
 
     def constant(name: str) -> Array:
         return numpy_helper.to_array(constants[name], str(graph.parent)) if name in constants else tensors[name]
 
-    weights = dict(part.net.named_parameters())
     count: Counter[str] = Counter()
     for item in found:
         move = _mover(item.moves, constant)
-        rule = recipe.of(part.stage.name, item.weight)
+        rule = recipe.of(source.stage.name, item.weight)
         with torch.no_grad():
-            kernel = product(weights[item.weight].numpy(), rule, target, move)
+            kernel = product(weight(item.weight), rule, target, move)
             expected = kernel(torch.from_numpy(tensors[item.x])).numpy()
         if item.bias is not None:
             expected = expected + constant(item.bias)
         count[item.weight] += 1
         name = item.weight if count[item.weight] == 1 else f"{item.weight}#{count[item.weight]}"
-        yield compare(system, part.stage.name, "products", name, tensors[item.y], expected, bounds.PRODUCT)
+        yield compare(system, source.stage.name, "products", name, tensors[item.y], expected, bounds.PRODUCT)
+
+
+def _weights(source: Part | GraphFile, target: str) -> Callable[[str], Array]:
+    """Name of a weight -> its values in float32."""
+    if isinstance(source, Part):
+        parameters = dict(source.net.named_parameters())
+        return lambda name: parameters[name].numpy()
+    constants = source.model(TARGETS[target]).graph.initializers
+
+    def values(name: str) -> Array:
+        tensor = constants[name].const_value
+        assert tensor is not None
+        return tensor.numpy()
+
+    return values
 
 
 def _mover(moves: tuple[NodeProto, ...], constant: Callable[[str], Array]) -> Callable[[Tensor], Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from voxport.bundle import Bundle
+from voxport.graphs.ort import OrtSession
 from voxport.graphs.session import Array, Session, State
 from voxport.graphs.stage import Stage
 from voxport_exporters.graphs.part import Part
@@ -78,14 +79,17 @@ def taps_of(session: Session) -> dict[str, Array]:
 
 
 class TorchBundle(Bundle):
-    """A Bundle whose sessions are torch nets; manifest and files are those of the exported bundle."""
+    """A Bundle whose sessions are torch nets; manifest and files are those of the exported bundle.
+
+    A stage that was released as a graph has no net: it is the graph here, too.
+    """
 
     def __init__(self, exported: Bundle, parts: Iterable[Part]) -> None:
         self.path, self.manifest = exported.path, exported.manifest
         self._sessions_by_stage = {part.stage.name: TorchSession(part) for part in parts}
 
     def session(self, stage: str, threads: int = 1) -> Session:
-        return self._sessions_by_stage[stage]
+        return self._sessions_by_stage.get(stage) or OrtSession(self.path / f"{stage}.onnx", threads)
 
     def behind(self, exported: Bundle) -> "TorchBundle":
         """The same nets behind the manifest and files of another bundle."""

@@ -32,8 +32,10 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What export measured of one stage.
 
     Costs are those of one call with the free axes of the graph at the sizes in `axes` (llvc: one chunk): bytes of
-    weights read, floating-point and 8-bit operations. `error_db`: lowest signal-to-noise ratio of a quantized layer
-    against fp32; `speed_up`: of its most expensive layer. Both are null where nothing is quantized.
+    weights read, floating-point and 8-bit operations (0 of a graph that was released as a file: nothing counts them).
+    `error_db`: lowest signal-to-noise ratio of a quantized layer against fp32; `speed_up`: of its most expensive layer;
+    `output_db`, `equal_ids`: signal-to-noise ratio of what the whole stage gives, and the share of ids that stay, for a
+    made-up call. All are null where nothing is quantized, the last two also where nothing was compared.
     """
 
     weight_bytes: Count
@@ -42,6 +44,8 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     axes: dict[str, Annotated[int, msgspec.Meta(ge=1)]]
     error_db: float | None = None
     speed_up: float | None = None
+    output_db: float | None = None
+    equal_ids: float | None = None
 
 
 class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["fp32", "int8", "int8r", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
+Kind = Literal["fp32", "fp16", "int8", "int8r", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
 
 BLOCKWISE = ("int8b", "int4", "hqq4")  # kinds that have a scale per block of inputs
 BLOCKS = (16, 32, 64, 128, 256)  # that onnxruntime's kernel takes
@@ -23,8 +23,11 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.block not in BLOCKS:
             raise ValueError(f"block {self.block}: wanted one of {', '.join(map(str, BLOCKS))}")
 
+    def names(self, stage: str) -> bool:
+        return fnmatch.fnmatch(stage, self.stage)
+
     def matches(self, stage: str, weight: str) -> bool:
-        return fnmatch.fnmatch(stage, self.stage) and fnmatch.fnmatch(weight, self.weights)
+        return self.names(stage) and fnmatch.fnmatch(weight, self.weights)
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +36,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     int8: weights per output channel, symmetric; activations per tensor, measured at run time.
     int8r: the same, but activations per row: for products whose rows differ much in size, a transformer's for instance.
     int8b, int4, hqq4: weights per block of inputs, with zero points; rounded to nearest, or by `hqq`.
+    fp16: stored in two bytes, computed in float32: for stages whose graph is a released file. There int8 and int8r are
+    known beside it, the other kinds are not.
     int8row, fp16row: a table whose rows are looked up, as int8 with one scale per row or as fp16. The other kinds leave
     such tables alone.
     int8cache: for the states `keys.*` and `values.*` of an attention; again its own kind only.

@@ -73,7 +73,7 @@ class _Rows:
 
     def __init__(self, graph: ir.Graph, store: Store) -> None:
         self._graph = graph
-        self._axis = store.write("rows.axis", np.array([-1], np.int64))
+        self._axis = store.write("rows.axis", np.array([-1], np.int64)) if graph.opset_imports[""] >= 18 else None
         self._tiny = store.write("rows.tiny", np.array(TINY, np.float32))
         self._levels = store.write("rows.levels", np.array(LEVELS, np.float32))
         self.one = store.write("rows.one", np.array(1, np.float32))
@@ -84,8 +84,8 @@ class _Rows:
         """(codes uint8 of the shape of the product's input, step float32 [..., 1])."""
         x = product.x
         if x not in self._known:
-            high = self._node("ReduceMax", [x, self._axis], f"{x.name}.high", product)
-            low = self._node("ReduceMin", [x, self._axis], f"{x.name}.low", product)
+            high = self._reduced("ReduceMax", x, f"{x.name}.high", product)
+            low = self._reduced("ReduceMin", x, f"{x.name}.low", product)
             below = self._node("Neg", [low], f"{x.name}.below", product)
             peak = self._node("Max", [high, below, self._tiny], f"{x.name}.peak", product)
             step = self._node("Div", [peak, self._levels], f"{x.name}.step", product)
@@ -93,6 +93,14 @@ class _Rows:
             codes = self._node("QuantizeLinear", [counted, self.one, self.zero], f"{x.name}.codes", product)
             self._known[x] = codes, step
         return self._known[x]
+
+    def _reduced(self, kind: str, x: ir.Value, output: str, before: Product) -> ir.Value:
+        """Along the last axis, which is an attribute before opset 18."""
+        if self._axis is not None:
+            return self._node(kind, [x, self._axis], output, before)
+        node = ir.node(kind, [x], attributes={"axes": [-1]}, outputs=[ir.Value(name=output)])
+        self._graph.insert_before(before.node, [node])
+        return node.outputs[0]
 
     def _node(self, kind: str, inputs: list[ir.Value], output: str, before: Product) -> ir.Value:
         node = ir.node(kind, inputs, outputs=[ir.Value(name=output)])

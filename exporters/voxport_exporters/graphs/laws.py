@@ -23,9 +23,12 @@ RANDOM = {
 def check(model: ir.Model, stage: Stage, target: Target) -> None:
     """Raises ValueError that names the first node or tensor that breaks a law.
 
-    No node draws random numbers, every operator is the target's, inputs and outputs are those `stage` declares, and
-    the onnx checker accepts the graph (weights of more than 1 kB are not read for it).
+    No node draws random numbers, every operator is the target's, inputs and outputs are those `stage` declares, the
+    sizes of the outputs follow from those of the inputs, and the onnx checker accepts the graph (weights of more than
+    1 kB are not read for it).
     """
+    for tensor in stage.unsized:
+        raise ValueError(f"stage {stage.name}: {tensor}: no input has all of its free axes")
     for node in model.graph.all_nodes():
         if node.op_type in RANDOM:
             raise ValueError(

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from voxport.recipe import Recipe, Rule
-from voxport_exporters.graphs import caches
+from voxport_exporters.graphs import caches, halves
+from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.graphs.products import Product, products
 from voxport_exporters.graphs.tables import ROWS, tables
 
+HALF = "fp16"  # of any weights of a released graph
 KINDS = ("int8", "int8r", "int8b", "int4", "hqq4")  # of products
+FILE_KINDS = ("int8", "int8r")  # of the products of a released graph
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Plan:
     caches: tuple[str, ...]  # states in 8 bits
     flops: int  # of one step of the stage, whatever its precision
     names: Mapping[str, frozenset[str]]  # kind of rule -> the weights or states of the stage that it could name
+    halves: tuple[str, ...] = ()  # weights stored in two bytes
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -54,7 +58,12 @@ class Plan:
 
     def matches(self, rule: Rule) -> bool:
         """Whether the rule names any weight of this stage that it can apply to."""
-        return any(rule.matches(self.stage, name) for name in self.names[rule.kind])
+        return any(rule.matches(self.stage, name) for name in self.names.get(rule.kind, ()))
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of the products, and of the weights in two bytes."""
+        return sorted({rule.kind for rule in self.rules.values()} | ({HALF} if self.halves else set()))
 
 
 def plan(model: ir.Model, part: Part, recipe: Recipe) -> Plan:
@@ -71,6 +80,28 @@ def plan(model: ir.Model, part: Part, recipe: Recipe) -> Plan:
         tuple(name for name in cached if recipe.kind(stage, name) == caches.KIND),
         flops[""],
         _names(graph, part, frozenset(p.name for p in found), frozenset(looked_up)),
+    )
+
+
+def plan_file(model: ir.Model, file: GraphFile, recipe: Recipe) -> Plan:
+    """What `recipe` makes of the weights of a released graph; its look-ups and states are left as they are."""
+    stage, graph = file.stage.name, model.graph
+    found = list(products(graph))
+    steps = []
+    for weight in dict.fromkeys(product.name for product in found):
+        readers = [product for product in found if product.name == weight]
+        inputs, outputs = readers[0].shape
+        flops = 2 * file.rows * inputs * outputs
+        steps.append(Step(weight, (inputs, outputs), recipe.of(stage, weight), flops, len(readers)))
+    weights = frozenset(name for name, value in graph.initializers.items() if halves.is_weight(value))
+    return Plan(
+        stage,
+        tuple(step for step in steps if step.rule.kind in FILE_KINDS),
+        tables={},
+        caches=(),
+        flops=0,
+        names={"fp32": weights, HALF: weights, **dict.fromkeys(FILE_KINDS, frozenset(step.weight for step in steps))},
+        halves=tuple(sorted(name for name in weights if recipe.kind(stage, name) == HALF)),
     )
 
 

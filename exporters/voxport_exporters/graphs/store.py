@@ -59,6 +59,11 @@ class Store:
             if tensor is not None and not isinstance(tensor, ir.ExternalTensor | ir.PackedTensor):
                 value.const_value = self._tensor(name, tensor.numpy())
 
+    def discard(self) -> None:
+        """Removes the data file. Only for a store that shares none."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
     def _tensor(
         self, name: str, array: Array, dtype: ir.DataType | None = None, sizes: tuple[int, ...] | None = None
     ) -> ir.TensorProtocol:

@@ -66,9 +66,14 @@ def _tensors(stage: Stage) -> dict[str, list[str]]:
 
 
 def _quantization(record: StageRecord) -> str:
-    if record.error_db is None:
-        return ""
-    return f", quantized: {record.error_db:.1f} dB, x{record.speed_up:.2f}"
+    figures = []
+    if record.error_db is not None:
+        figures += [f"{record.error_db:.1f} dB", f"x{record.speed_up:.2f}"]
+    if record.output_db is not None:
+        figures.append(f"{record.output_db:.1f} dB of its outputs")
+    if record.equal_ids is not None:
+        figures.append(f"{record.equal_ids:.1%} of its ids stay")
+    return f", quantized: {', '.join(figures)}" if figures else ""
 
 
 def _size(count: int) -> str:

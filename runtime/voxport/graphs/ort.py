@@ -48,6 +48,7 @@ class OrtSession:
         self.stage = Stage.of(path.stem, self._ort)
         self._inputs = {t.name: t for t in self.stage.inputs}
         self._outputs = {t.name: t for t in self.stage.outputs}
+        self._unsized = {t.name for t in self.stage.unsized}
 
     def start(self, constants: Mapping[str, Array] | None = None, /, **axes: int) -> "OrtState":
         """See `Session.start`."""
@@ -75,6 +76,9 @@ class OrtSession:
         for name, array in outputs.items():
             self._check_target(name, array, sizes)
         for t in self.stage.outputs:
+            if t.name in self._unsized:
+                binding.bind_output(t.name)
+                continue
             if t.name not in outputs:
                 outputs[t.name] = np.empty(t.sized(sizes), t.dtype)
             binding.bind_ortvalue_output(t.name, _bound(outputs[t.name])[1])
@@ -82,6 +86,10 @@ class OrtSession:
             self._ort.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's own exception types are not public
             raise ValueError(f"stage {self.stage.name}: onnxruntime stopped: {str(error).splitlines()[0]}") from None
+        if self._unsized:
+            computed = binding.get_outputs()[len(self.stage.state) :]  # states were bound before
+            found = zip(self.stage.outputs, computed, strict=True)
+            outputs |= {t.name: value.numpy() for t, value in found if t.name in self._unsized}
         return outputs, state.successor()
 
     def binding(self) -> ort.IOBinding:
@@ -105,6 +113,10 @@ class OrtSession:
             raise ValueError(f"stage {self.stage.name} gives {sorted(self._outputs)}, got `into` for {name}")
         tensor = self._outputs[name]
         tensor.check(array)
+        if name in self._unsized:
+            raise ValueError(
+                f"{tensor}: its size is known when it is computed, so it cannot be written `into` an array"
+            )
         if array.shape != tensor.sized(sizes):
             raise ValueError(f"{tensor}: wanted shape {list(tensor.sized(sizes))} in `into`, got {list(array.shape)}")
         if not (array.flags.c_contiguous and array.flags.writeable):

@@ -77,15 +77,20 @@ class Stage:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"stage {self.name}: declared twice: {', '.join(twice)}")
-        known = {n for t in self.inputs for n in t.shape}
-        for t in self.outputs:
-            if any(isinstance(n, str) and n not in known for n in t.shape):
-                raise ValueError(f"stage {self.name}: {t}: no input has all of its free axes")
 
     @property
     def feeds(self) -> tuple[TensorSpec, ...]:
         """Every input of the graph, in order."""
         return (*self.inputs, *self.state)
+
+    @property
+    def unsized(self) -> tuple[TensorSpec, ...]:
+        """The outputs with a free axis that no input has: their sizes are known when they are computed.
+
+        No graph that is traced here has any, see `laws.check`; released ones do.
+        """
+        known = set(self.axes)
+        return tuple(t for t in self.outputs if any(isinstance(n, str) and n not in known for n in t.shape))
 
     @property
     def axes(self) -> list[str]:
@@ -107,4 +112,8 @@ class Stage:
 
 
 def _tensor(value: "onnxruntime.NodeArg") -> TensorSpec:
-    return TensorSpec(value.name, _DTYPES[value.type], tuple(value.shape))
+    """An axis without a name, which other exporters leave, gets one of its own: `<tensor>.<index>`."""
+    if value.type not in _DTYPES:
+        raise ValueError(f"{value.name} is {value.type}: wanted one of {', '.join(_DTYPES)}")
+    shape = (f"{value.name}.{i}" if size is None else size for i, size in enumerate(value.shape))
+    return TensorSpec(value.name, _DTYPES[value.type], tuple(shape))

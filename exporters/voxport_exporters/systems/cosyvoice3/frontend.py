@@ -1,0 +1,51 @@
+"""The front end's two nets, which the release holds as ONNX files (docs/systems/cosyvoice3.md 2.2).
+
+speech_tokenizer   log-mel of a recording at 16 kHz -> speech tokens
+campplus           its fbank -> the vector of the speaker's voice
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from voxport.graphs.stage import Stage, TensorSpec
+from voxport_exporters.checkpoints import folder
+from voxport_exporters.graphs.graphfile import GraphFile
+from voxport_exporters.systems.cosyvoice3.config import Config
+
+TOKENIZER, SPEAKER = "speech_tokenizer_v3.onnx", "campplus.onnx"
+# Hard-coded upstream (cosyvoice/cli/frontend.py, _extract_speech_token and _extract_spk_embedding):
+MELS, BANDS = 128, 80
+FRAMES = 300  # of 10 ms: a prompt of 3 seconds
+Array = np.ndarray
+
+
+def graphs(root: Path, config: Config) -> tuple[GraphFile, ...]:
+    """Both graphs. FileNotFoundError names the one that is missing; that they are what they should be is seen when
+    they are packed."""
+    feats = TensorSpec("feats", "float32", (1, MELS, "time"))
+    tokenizer = Stage(
+        "speech_tokenizer",
+        (feats, TensorSpec("feats_length", "int32", (1,))),
+        (TensorSpec("indices", "int64", (1, "tokens")),),
+    )
+    bands, voice = (1, "time", BANDS), (1, config.flow.spk_embed_dim)
+    speaker = Stage("campplus", (TensorSpec("input", "float32", bands),), (TensorSpec("output", "float32", voice),))
+    tokens = FRAMES * config.token_frame_rate // 100
+    return (
+        GraphFile(speaker, folder.weights(root, SPEAKER), FRAMES // 2, partial(_noise, "input", (1, FRAMES, BANDS))),
+        GraphFile(tokenizer, folder.weights(root, TOKENIZER), tokens, _recording),
+    )
+
+
+def _recording() -> dict[str, Array]:
+    """Three made-up seconds for the tokenizer."""
+    return _noise("feats", (1, MELS, FRAMES)) | {"feats_length": np.array([FRAMES], np.int32)}
+
+
+def _noise(name: str, shape: tuple[int, ...]) -> dict[str, Array]:
+    """Values that wander slowly from frame to frame and band to band, of about the size that log-mels have."""
+    steps = np.random.default_rng(0).standard_normal(shape)
+    smooth = np.cumsum(np.cumsum(steps, axis=1), axis=2)
+    return {name: ((smooth - smooth.mean()) / smooth.std()).astype(np.float32)}
