@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -16,8 +16,9 @@ import voxport
 from voxport import verify
 from voxport.bundle import Bundle, writing
 from voxport.checksums import record
-from voxport.graphs.ort import OrtSession
-from voxport.manifest import FORMAT, MANIFEST, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
+from voxport.graphs.ort import ROWS, OrtSession
+from voxport.graphs.stage import CAPACITY
+from voxport.manifest import FORMAT, MANIFEST, Cost, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
 from voxport.recipe import Recipe, Rule
 from voxport.systems import open_model
 from voxport_exporters.checkpoints import lockfile
@@ -143,6 +144,7 @@ def save(
         flops=stage_plan.flops - stage_plan.int8_ops,
         int8_ops=stage_plan.int8_ops,
         axes=dict(part.axes),
+        growth=_growth(net, stage_plan),
         error_db=measurement.error_db,
         speed_up=measurement.speed_up,
     )
@@ -183,6 +185,17 @@ def save_file(file: GraphFile, folder: Path, recipe: Recipe, target: str, gate: 
 def _warnings(stage_plan: Plan, failures: Iterable[str], gate: bool) -> tuple[str, ...]:
     kinds = "+".join(stage_plan.kinds)
     return tuple(f"stage {stage_plan.stage}, {kinds}: {why}" + "; kept fp32" * gate for why in failures)
+
+
+def _growth(part: Part, stage_plan: Plan) -> dict[str, tuple[Cost, Cost]]:
+    """StageRecord.growth. Rows of a batch cost one like the other, and a cache is read to where it is filled."""
+
+    def cost(axis: str, times: int) -> Cost:
+        flops = replace(part, axes={**part.axes, axis: times * part.axes[axis]}).flops()
+        int8_ops = stage_plan.int8_ops_of(flops)
+        return Cost(flops[""] - int8_ops, int8_ops)
+
+    return {axis: (cost(axis, 2), cost(axis, 3)) for axis in part.axes if axis not in (ROWS, CAPACITY)}
 
 
 def _weight_bytes(graph: ir.Graph) -> int:

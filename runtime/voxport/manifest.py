@@ -28,20 +28,30 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repos: dict[str, str] = {}
 
 
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Operations of one call of a stage."""
+
+    flops: Count
+    int8_ops: Count
+
+
 class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What export measured of one stage.
 
     Costs are those of one call with the free axes of the graph at the sizes in `axes` (llvc: one chunk): bytes of
     weights read, floating-point and 8-bit operations (0 of a graph that was released as a file: nothing counts them).
-    `error_db`: lowest signal-to-noise ratio of a quantized layer against fp32; `speed_up`: of its most expensive layer;
-    `output_db`, `equal_ids`: signal-to-noise ratio of what the whole stage gives, and the share of ids that stay, for a
-    made-up call. All are null where nothing is quantized, the last two also where nothing was compared.
+    `growth`: operations where one of these axes is twice, then three times as long; they are proportional to an axis
+    that is not named there. `error_db`: lowest signal-to-noise ratio of a quantized layer against fp32; `speed_up`: of
+    its most expensive layer; `output_db`, `equal_ids`: signal-to-noise ratio of what the whole stage gives, and the
+    share of ids that stay, for a made-up call. All are null where nothing is quantized, the last two also where nothing
+    was compared.
     """
 
     weight_bytes: Count
     flops: Count
     int8_ops: Count
     axes: dict[str, Annotated[int, msgspec.Meta(ge=1)]]
+    growth: dict[str, tuple[Cost, Cost]] = {}
     error_db: float | None = None
     speed_up: float | None = None
     output_db: float | None = None

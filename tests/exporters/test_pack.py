@@ -24,6 +24,7 @@ from voxport import atomic
 from voxport.bundle import Bundle, writing
 from voxport.checksums import record
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.manifest import Cost
 from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.section import Section
 from voxport_exporters.graphs import measure
@@ -73,6 +74,24 @@ def test_a_bundle_records_every_file_it_holds(tmp_path: Path) -> None:
     assert manifest.stages["convert"].axes == {"rows": 1}
     graph = onnx.load(tmp_path / "b" / "convert.onnx", load_external_data=False)
     assert {p.key: p.value for p in graph.metadata_props}["voxport.recipe"] == "fp32"
+
+
+class Attention(Net):
+    """Rows that look at each other behind a layer that takes each for itself."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        y = self.layer(x)[None]
+        return ((y @ y.mT @ y)[0],)
+
+
+@pytest.mark.parametrize("recipe", [Recipe("fp32"), Recipe("int8", [Rule("int8")])], ids=["fp32", "int8"])
+def test_a_record_tells_how_the_costs_grow(recipe: Recipe, tmp_path: Path) -> None:
+    whole = job(tmp_path)
+    pack(replace(whole, parts=[replace(next(iter(whole.parts)), net=Attention())]), tmp_path / "b", recipe, "cpu")
+    stage = Bundle(tmp_path / "b").manifest.stages["convert"]
+    for rows, cost in enumerate((Cost(stage.flops, stage.int8_ops), *stage.growth["rows"]), 1):
+        layer, attention = 2 * 64 * 64 * rows, 4 * 64 * rows**2
+        assert cost == (Cost(attention, layer) if recipe.rule else Cost(attention + layer, 0))
 
 
 def test_source_files_keep_names_of_their_own(tmp_path: Path) -> None:

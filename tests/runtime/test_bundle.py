@@ -37,6 +37,7 @@ MANIFEST: dict[str, Any] = msgspec.to_builtins(
 FREE = (
     "axes",
     "files",
+    "growth",
     "repos",
     "sampling",
     "section",

@@ -56,6 +56,10 @@ class Plan:
         """Operations that quantized products take over."""
         return sum(step.flops * step.reads for step in self.products)
 
+    def int8_ops_of(self, flops: Mapping[str, int]) -> int:
+        """As `int8_ops`, of a call whose operations are `flops` by module name (Part.flops)."""
+        return sum(_module(step.weight, flops) for step in self.products)
+
     def matches(self, rule: Rule) -> bool:
         """Whether the rule names any weight of this stage that it can apply to."""
         return any(rule.matches(self.stage, name) for name in self.names.get(rule.kind, ()))
@@ -107,8 +111,12 @@ def plan_file(model: ir.Model, file: GraphFile, recipe: Recipe) -> Plan:
 
 def _step(weight: str, found: list[Product], flops: Mapping[str, int], rule: Rule) -> Step:
     readers = [product for product in found if product.name == weight]
-    module = flops.get(weight.rpartition(".")[0], 0)  # all calls of the module that holds the weight
-    return Step(weight, readers[0].shape, rule, module // len(readers), len(readers))
+    return Step(weight, readers[0].shape, rule, _module(weight, flops) // len(readers), len(readers))
+
+
+def _module(weight: str, flops: Mapping[str, int]) -> int:
+    """Of all calls of the module that holds the weight."""
+    return flops.get(weight.rpartition(".")[0], 0)
 
 
 def _names(

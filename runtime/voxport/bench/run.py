@@ -46,16 +46,18 @@ def bench(
 
 
 def of_limit(record: StageRecord, calls: Sequence[Sequence[float]], machine: Mapping[str, Any]) -> float | None:
-    """The time this machine needs at the least over the time a call took, the median over `calls` [seconds, scale].
+    """The time this machine needs at the least over the time a call took, the median over `calls`, each
+    [seconds, scale of the floating-point operations, scale of the 8-bit operations].
 
-    A call reads the weights once, whatever its size; its operations are `scale` times those of the record. None when
-    there were no calls.
+    A call reads the weights once, whatever its size; its operations are those of the record times their scale. None
+    when there were no calls.
     """
     if not calls:
         return None
     read = record.weight_bytes / (machine["bandwidth_gb_s"] * 1e9)
-    compute = record.flops / (machine["fp32_gflop_s"] * 1e9) + record.int8_ops / (machine["int8_gop_s"] * 1e9)
-    return round(float(np.median([max(read, compute * scale) / seconds for seconds, scale in calls])), 3)
+    fp32, int8 = record.flops / (machine["fp32_gflop_s"] * 1e9), record.int8_ops / (machine["int8_gop_s"] * 1e9)
+    shares = [max(read, fp32 * flops + int8 * int8_ops) / seconds for seconds, flops, int8_ops in calls]
+    return round(float(np.median(shares)), 3)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -5,19 +5,19 @@ peak memory is the bundle's.
 """
 
 import json
-import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from voxport.bench.cost import Scale, scale_of, sizes_of
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array, Session, State
-from voxport.graphs.stage import CAPACITY, TensorSpec
+from voxport.manifest import StageRecord
 from voxport.speech.settings import Value
 from voxport.systems import open_model
 
@@ -25,20 +25,21 @@ WARM_SECONDS = 0.5
 
 
 class Call(NamedTuple):
-    """One call of a stage. `scale`: how many times the operations that export counted for the stage it took."""
+    """One call of a stage. `flops`, `int8_ops`: how many times the operations that export counted for it."""
 
     seconds: float
-    scale: float
+    flops: float
+    int8_ops: float
 
 
 class Timed:
     """A Session that adds a Call to `calls` each time it runs another one."""
 
-    def __init__(self, session: Session, axes: Mapping[str, int], calls: list[Call]) -> None:
-        """`axes`: the sizes of the free axes at which export counted."""
+    def __init__(self, session: Session, record: StageRecord, calls: list[Call]) -> None:
+        """`record`: what export counted for the stage."""
         self._session, self.stage, self.threads = session, session.stage, session.threads
-        self._axes, self._calls = axes, calls
-        self._scales: dict[tuple[tuple[str, tuple[int, ...]], ...], float] = {}  # by the shapes of a call's inputs
+        self._record, self._calls = record, calls
+        self._scales: dict[tuple[tuple[str, tuple[int, ...]], ...], Scale] = {}  # by the shapes of a call's inputs
 
     def start(self, constants: Mapping[str, Array] | None = None, /, **axes: int) -> State:
         """See `Session.start`."""
@@ -53,24 +54,9 @@ class Timed:
         seconds = time.perf_counter() - start
         shapes = tuple((name, array.shape) for name, array in inputs.items())
         if shapes not in self._scales:  # worked out once: it would be a hundredth of LLVC's step
-            self._scales[shapes] = scale_of(self.stage.inputs, inputs, self._axes)
-        self._calls.append(Call(seconds, self._scales[shapes]))
+            self._scales[shapes] = scale_of(self._record, sizes_of(self.stage.inputs, inputs))
+        self._calls.append(Call(seconds, *self._scales[shapes]))
         return result
-
-
-def scale_of(declared: Iterable[TensorSpec], inputs: Mapping[str, Array], axes: Mapping[str, int]) -> float:
-    """The product of a call's free axes over their sizes in `axes`.
-
-    `capacity` is not one of them: a longer cache is read to where it is filled.
-    """
-    sizes = {
-        name: size
-        for spec in declared
-        if spec.name in inputs
-        for name, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
-        if isinstance(name, str) and name != CAPACITY
-    }
-    return float(math.prod(size / axes[name] for name, size in sizes.items() if name in axes))
 
 
 class TimedBundle(Bundle):
@@ -85,7 +71,7 @@ class TimedBundle(Bundle):
         """See `Bundle.session`."""
         session = super().session(stage, threads)
         self.threads = max(self.threads, session.threads)
-        return Timed(session, self.manifest.stages[stage].axes, self.calls.setdefault(stage, []))
+        return Timed(session, self.manifest.stages[stage], self.calls.setdefault(stage, []))
 
 
 def workload(
@@ -93,7 +79,7 @@ def workload(
 ) -> dict[str, Any]:
     """Makes about `seconds` of audio once the bundle is warm.
 
-    `stages` holds for each stage its figures and, for the limit, its calls as [seconds, scale].
+    `stages` holds for each stage its figures and, for the limit, its calls, each as in Call.
     """
     start = time.perf_counter()
     bundle = TimedBundle(path)

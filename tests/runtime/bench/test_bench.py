@@ -11,11 +11,12 @@ from tests.command import refusal, run
 from tests.runtime.test_bundle import edited
 
 from voxport.bench import run as bench
-from voxport.bench.workload import Call, Timed, TimedBundle, scale_of, workload
+from voxport.bench.cost import scale_of, sizes_of
+from voxport.bench.workload import Call, Timed, TimedBundle, workload
 from voxport.bundle import Bundle
 from voxport.graphs.ort import OrtSession
 from voxport.graphs.stage import TensorSpec
-from voxport.manifest import StageRecord
+from voxport.manifest import Cost, StageRecord
 from voxport.systems import SYSTEMS
 
 CHUNK = 208  # samples; what export counts with for the fixture's prenet
@@ -53,7 +54,7 @@ def test_stages_are_timed_by_name_whatever_the_system(llvc_copy: Path, monkeypat
     stages = result["stages"]
     calls = {name: stage.pop("calls") for name, stage in stages.items()}
     assert {name: len(c) for name, c in calls.items()} == {"talker": 10, "idle": 0}  # without the warm-up
-    assert {scale for _, scale in calls["talker"]} == {1600 / CHUNK}
+    assert np.array(calls["talker"])[:, 1:] == pytest.approx(1600 / CHUNK)
     assert 0 < stages["talker"]["ms_p50"] <= stages["talker"]["ms_p99"]
     assert stages["idle"] == {"rtf": None, "ms_p50": None, "ms_p99": None}
 
@@ -64,32 +65,48 @@ def test_a_call_with_4_units_is_held_to_4_times_the_operations_of_one_with_1(llv
     for units in (1, 4):
         prenet(prenet.start(), audio=np.zeros(units * CHUNK, np.float32))
     one, four = bundle.calls["prenet"]
-    assert (one.scale, four.scale) == (1.0, 4.0)
+    assert one[1:] == pytest.approx((1, 1))
+    assert four[1:] == pytest.approx((4, 4))
     compute = StageRecord(weight_bytes=0, flops=1000, int8_ops=1000, axes={"samples": CHUNK})
-    single, large = (bench.of_limit(compute, [Call(1e-5, scale)], MACHINE) for scale in (one.scale, four.scale))
+    single, large = (bench.of_limit(compute, [Call(1e-5, *call[1:])], MACHINE) for call in (one, four))
     assert single == 0.15  # 1 us of flops and half as long of 8-bit operations, in 10 us
     assert large == 4 * single
     read = StageRecord(weight_bytes=5000, flops=1000, int8_ops=0, axes={"samples": CHUNK})
-    assert bench.of_limit(read, [Call(1e-5, 4.0)], MACHINE) == 0.5  # weights are read once, however large the call
-    assert bench.of_limit(read, [Call(1e-5, 8.0)], MACHINE) == 0.8
+    assert bench.of_limit(read, [Call(1e-5, 4.0, 4.0)], MACHINE) == 0.5  # weights are read once, however large the call
+    assert bench.of_limit(read, [Call(1e-5, 8.0, 8.0)], MACHINE) == 0.8
 
 
-def test_a_call_is_scaled_by_every_axis_of_its_inputs_but_capacity() -> None:
+def test_the_sizes_of_a_call_are_those_of_its_inputs_but_capacity() -> None:
     declared = (
         TensorSpec("tokens", "int64", ("batch", "time")),
         TensorSpec("past", "int64", ("batch",)),
         TensorSpec("mask", "float32", ("batch", "capacity", 8)),
     )
     inputs = {"tokens": np.zeros((2, 6)), "past": np.zeros(2), "mask": np.zeros((2, 900, 8))}
-    axes = {"batch": 1, "time": 3, "capacity": 512}
-    assert scale_of(declared, inputs, axes) == 4.0
-    assert scale_of(declared, {"past": np.zeros(3)}, axes) == 3.0  # the others were bound before
+    assert sizes_of(declared, inputs) == {"batch": 2, "time": 6}
+    assert sizes_of(declared, {"past": np.zeros(3)}) == {"batch": 3}  # the others were bound before
+
+
+def test_costs_grow_with_every_axis_as_export_counted() -> None:
+    """Products with weights grow with the frames, attention with their square, a head for the last frame not at all."""
+
+    def cost(frames: int, batch: int = 1) -> Cost:
+        return Cost(flops=batch * (500 + 30 * frames + 2 * frames**2), int8_ops=batch * 700 * frames)
+
+    once, growth = cost(10), {"frames": (cost(20), cost(30)), "batch": (cost(10, 2), cost(10, 3))}
+    record = StageRecord(0, once.flops, once.int8_ops, {"frames": 10, "batch": 1, "capacity": 64}, growth)
+    for frames, batch in ((1, 1), (10, 1), (25, 1), (13, 4), (100, 2)):
+        scale = scale_of(record, {"frames": frames, "batch": batch, "other": 7})
+        assert scale.flops * once.flops == pytest.approx(cost(frames, batch).flops)
+        assert scale.int8_ops * once.int8_ops == pytest.approx(cost(frames, batch).int8_ops)
+    linear = StageRecord(0, once.flops, once.int8_ops, {"frames": 10})
+    assert scale_of(linear, {"frames": 25}) == (2.5, 2.5)
 
 
 def test_a_timed_session_returns_what_the_session_returns(llvc_copy: Path) -> None:
     session = OrtSession(llvc_copy / "prenet.onnx")
     calls: list[Call] = []
-    timed = Timed(session, {"samples": CHUNK}, calls)
+    timed = Timed(session, StageRecord(0, 1, 1, {"samples": CHUNK}), calls)
     audio = np.linspace(-1, 1, CHUNK, dtype=np.float32)
     expected, state = session(session.start(), audio=audio)
     outputs, timed_state = timed(timed.start(), audio=audio)
@@ -105,7 +122,7 @@ def test_a_stage_that_never_ran_has_no_figures(llvc_copy: Path, monkeypatch: pyt
     some = {"rtf": 0.1, "ms_p50": 1.0, "ms_p99": 2.0}
     run = dict.fromkeys(("rtf", "first_audio_s", "peak_rss_mb", "load_s", "audio_s"), 1.0)
     run |= {f"step_ms_p{p}": 1.0 for p in (50, 95, 99)}
-    stages = {"prenet": none | {"calls": []}, "convert": some | {"calls": [[1e-3, 1.0]]}}
+    stages = {"prenet": none | {"calls": []}, "convert": some | {"calls": [[1e-3, 1.0, 1.0]]}}
     results = {"workload": run | {"tokens_per_s": None, "threads": 1, "stages": stages}, "probe": MACHINE}
     monkeypatch.setattr(bench, "_child", lambda kind, *_: results[kind])
     result = bench.bench(llvc_copy)
