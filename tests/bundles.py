@@ -18,7 +18,13 @@ from voxport_exporters.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
-SYSTEM_OF = {"llvc": "llvc", "vyvo": "vyvo", "qwen3tts-base": "qwen3tts", "qwen3tts-customvoice": "qwen3tts"}
+SYSTEM_OF = {
+    "llvc": "llvc",
+    "vyvo": "vyvo",
+    "qwen3tts-base": "qwen3tts",
+    "qwen3tts-customvoice": "qwen3tts",
+    "cosyvoice3": "cosyvoice3",
+}
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "tokenizers", "hqq", "safetensors")
 UNUSED_SECONDS = 3600.0  # a run takes less: what nobody asked for in this time belongs to no run
 KEY_LENGTH = 16

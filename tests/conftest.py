@@ -79,6 +79,21 @@ def vyvo_copy(vyvo_bundles: Export, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cosyvoice3_checkpoint() -> Path:
+    return FIXTURES / "cosyvoice3"
+
+
+@pytest.fixture(scope="session")
+def cosyvoice3_golden() -> Golden:
+    return golden("cosyvoice3")
+
+
+@pytest.fixture(scope="session")
+def cosyvoice3_bundles(bundles: Bundles) -> Export:
+    return bundles.of("cosyvoice3")
+
+
+@pytest.fixture(scope="session")
 def qwen3tts_bundles(bundles: Bundles) -> Callable[[str, str, str], Path]:
     """(base or customvoice, recipe, target) -> bundle."""
     return lambda name, recipe, target: bundles(f"qwen3tts-{name}", recipe, target)

@@ -60,8 +60,11 @@ def chain(
     """
     exporter, feeds = exporters.SYSTEMS[system](), SYSTEMS[system]()
 
+    found = Golden.of(checkpoint)
+    wanted = {**options, **(feeds.options(found) if found is not None else {})}
+
     def job() -> Job:
-        return exporter.job(checkpoint, **options)
+        return exporter.job(checkpoint, **wanted)
 
     with tempfile.TemporaryDirectory(prefix="voxport-parity-") as folder:
         scratch = Path(folder)
@@ -79,7 +82,6 @@ def chain(
         else:
             pack(job(), scratch / "fp32", FP32, target or "cpu")
             fp32 = Bundle(scratch / "fp32")
-        found = Golden.of(checkpoint)
         golden = found or feeds.without_golden(fp32)
         links = _Links(system, feeds, golden, TorchBundle(fp32, job().parts), fp32, tell)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from voxport_exporters.options import SystemOptions
+from voxport_exporters.systems.cosyvoice3 import options as cosyvoice3
 from voxport_exporters.systems.llvc import options as llvc
 from voxport_exporters.systems.qwen3tts import options as qwen3tts
 from voxport_exporters.systems.vyvo import options as vyvo
@@ -44,6 +45,22 @@ def _qwen3tts() -> Exporter:
     return Exporter(job.job, job.RECIPES, job.CODEC_RECIPES)
 
 
-SYSTEMS: dict[str, Callable[[], Exporter]] = {"llvc": _llvc, "vyvo": _vyvo, "qwen3tts": _qwen3tts}
+def _cosyvoice3() -> Exporter:
+    from voxport_exporters.systems.cosyvoice3 import job
 
-OPTIONS: dict[str, SystemOptions] = {"llvc": llvc.OPTIONS, "vyvo": vyvo.OPTIONS, "qwen3tts": qwen3tts.OPTIONS}
+    return Exporter(job.job, job.RECIPES, job.CODEC_RECIPES)
+
+
+SYSTEMS: dict[str, Callable[[], Exporter]] = {
+    "llvc": _llvc,
+    "vyvo": _vyvo,
+    "qwen3tts": _qwen3tts,
+    "cosyvoice3": _cosyvoice3,
+}
+
+OPTIONS: dict[str, SystemOptions] = {
+    "llvc": llvc.OPTIONS,
+    "vyvo": vyvo.OPTIONS,
+    "qwen3tts": qwen3tts.OPTIONS,
+    "cosyvoice3": cosyvoice3.OPTIONS,
+}

@@ -1,8 +1,8 @@
 """The systems whose parity is proved: how the goldens of each are fed. Only this file names them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
@@ -29,6 +29,10 @@ class Feeds(Protocol):
 
     def streamed(self, bundle: Bundle, golden: Golden) -> Trace:
         """The audio again, fed in random pieces."""
+        ...
+
+    def options(self, golden: Golden) -> Mapping[str, Any]:
+        """What an export must be asked for beside the user's options, so that all of the golden can be produced."""
         ...
 
     def without_golden(self, bundle: Bundle) -> Golden:
@@ -78,4 +82,8 @@ def _qwen3tts() -> Feeds:
     return feeds
 
 
-SYSTEMS: dict[str, Callable[[], Feeds]] = {"llvc": _llvc, "vyvo": _vyvo, "qwen3tts": _qwen3tts}
+SYSTEMS: dict[str, Callable[[], Feeds]] = {
+    "llvc": _llvc,
+    "vyvo": _vyvo,
+    "qwen3tts": _qwen3tts,
+}

@@ -1,6 +1,8 @@
 """Text to the ids of a language model."""
 
 import threading
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, pre_tokenizers
@@ -42,3 +44,22 @@ class Tokenizer:
             self._tokens.encode_special_tokens = not special
             ids: list[int] = self._tokens.encode(text).ids
         return ids
+
+
+def settled(pieces: Iterable[str]) -> Iterator[str]:
+    """Text that comes in any pieces, cut where whatever comes later changes no id before: at the end of a word.
+
+    A space or a mark after a letter or a digit begins a new word in either way of splitting; what follows it decides
+    which, so the cut is before it. Of white space alone nothing is left.
+    """
+    pending, begun = "", False
+    for piece in pieces:
+        pending += piece
+        kinds = [unicodedata.category(char)[0] for char in pending]
+        cuts = (i for i in range(len(pending) - 1, 0, -1) if kinds[i - 1] in "LN" and kinds[i] in "ZPS")
+        cut = next(cuts, 0)
+        if cut:
+            yield pending[:cut]
+            pending, begun = pending[cut:], True
+    if pending and (begun or pending.strip()):
+        yield pending

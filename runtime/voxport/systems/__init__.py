@@ -144,10 +144,17 @@ def _qwen3tts(bundle: Bundle, threads: int | None) -> Speaker:
     return Speaker(bundle, threads=threads)
 
 
+def _cosyvoice3(bundle: Bundle, threads: int | None) -> Speaker:
+    from voxport.systems.cosyvoice3.speaker import Speaker
+
+    return Speaker(bundle, threads=threads)
+
+
 SYSTEMS: dict[str, Callable[[Bundle, int | None], Speaker | Converter]] = {
     "llvc": _llvc,
     "vyvo": _vyvo,
     "qwen3tts": _qwen3tts,
+    "cosyvoice3": _cosyvoice3,
 }
 
 

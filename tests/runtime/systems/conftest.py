@@ -9,6 +9,8 @@ import pytest
 from tests.bundles import FIXTURES, Export
 
 from voxport.bundle import Bundle
+from voxport.systems.cosyvoice3.speaker import Speaker as Cosyvoice3
+from voxport.systems.cosyvoice3.voice import Voice as Cosyvoice3Voice
 from voxport.systems.qwen3tts.speaker import Speaker as Qwen3tts
 from voxport.systems.qwen3tts.voice import Voice as Qwen3ttsVoice
 from voxport.systems.vyvo.speaker import Speaker as Vyvo
@@ -47,6 +49,16 @@ def custom(speakers: dict[str, Qwen3tts]) -> Qwen3tts:
 @pytest.fixture(scope="session")
 def base(speakers: dict[str, Qwen3tts]) -> Qwen3tts:
     return speakers["base"]
+
+
+@pytest.fixture(scope="session")
+def cosyvoice3(cosyvoice3_bundles: Export) -> Cosyvoice3:
+    return Cosyvoice3(Bundle(cosyvoice3_bundles("fp32", "cpu")), threads=1)
+
+
+@pytest.fixture(scope="session")
+def cosyvoice3_friend(cosyvoice3: Cosyvoice3, cosyvoice3_checkpoint: Path) -> Cosyvoice3Voice:
+    return cosyvoice3.enroll(cosyvoice3_checkpoint / "prompt.wav", "Hi hope.")
 
 
 @pytest.fixture(scope="session")

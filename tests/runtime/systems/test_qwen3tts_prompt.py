@@ -16,8 +16,9 @@ from tests.bundles import FIXTURES
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from voxport.bounds import TALKER_PROMPT
+from voxport.speech.text import settled
 from voxport.systems.qwen3tts.prompt import Prompt, Prompts, Reference, Text
-from voxport.systems.qwen3tts.text import Words, settled
+from voxport.systems.qwen3tts.text import Words
 
 Array = np.ndarray
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

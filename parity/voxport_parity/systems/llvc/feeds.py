@@ -5,8 +5,9 @@ channels-last without.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,11 @@ def input_reason(name: str) -> str | None:
     if name.endswith(".chunks.chunk_in"):
         return "the samples that upstream's stream fed its model"
     return "the recording that is converted" if name == INPUT else None
+
+
+def options(golden: Golden) -> Mapping[str, Any]:
+    """See `Feeds`: nothing."""
+    return {}
 
 
 def without_golden(bundle: Bundle) -> Golden:

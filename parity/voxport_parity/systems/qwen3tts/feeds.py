@@ -1,7 +1,8 @@
 """Qwen3-TTS: how its goldens are fed (docs/systems/qwen3tts.md; golden.json's notes)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,11 @@ def input_reason(name: str) -> str | None:
     if name == codec.PROBE:
         return "codes that are decoded"
     return "draws that chose upstream's codes" if name.endswith(".uniforms") else None
+
+
+def options(golden: Golden) -> Mapping[str, Any]:
+    """See `Feeds`: nothing."""
+    return {}
 
 
 def without_golden(bundle: Bundle) -> Golden:

@@ -5,8 +5,9 @@ Taps (layers) come from the torch nets only.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,11 @@ def stage(name: str) -> str:
 def input_reason(name: str) -> str | None:
     """See `Feeds`."""
     return INPUTS.get(name.rpartition(".")[2].rstrip("0123456789"))
+
+
+def options(golden: Golden) -> Mapping[str, Any]:
+    """See `Feeds`: nothing."""
+    return {}
 
 
 def without_golden(bundle: Bundle) -> Golden:

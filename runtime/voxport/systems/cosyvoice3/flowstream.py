@@ -32,6 +32,11 @@ class Reference:
     mel: Array
     embedding: Array
 
+    def same(self, other: "Reference") -> bool:
+        """Whether the other one holds the same numbers."""
+        pairs = ((self.tokens, other.tokens), (self.mel, other.mel), (self.embedding, other.embedding))
+        return all(a is b or np.array_equal(a, b) for a, b in pairs)
+
 
 class Blocks:
     """The net on one block after the other; `steps` Euler steps each."""

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from voxport import draws
 from voxport.graphs.session import Array
 from voxport.speech import voices
+from voxport.systems.cosyvoice3.section import Section
 
 SYSTEM = "cosyvoice3"
 KINDS = {"tokens": ("I32", 1), "mel": ("F32", 2), "embedding": ("F32", 1)}
@@ -63,3 +65,14 @@ class Voice:
         floats = {"mel": self.mel, "embedding": self.embedding}
         arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in floats.items()}
         return arrays | {"tokens": self.tokens.astype(np.int32)}
+
+
+def synthetic_voice(section: Section, width: int, seconds: float) -> Voice:
+    """A voice that nobody has, for benchmarks and rehearsals: no recording is heard, no graph for it is loaded.
+
+    `width`: of the speaker's vector; `seconds`: of the recording that there might have been.
+    """
+    count = max(1, round(seconds * section.token_rate))
+    tokens = (draws.uniforms(0, "cosyvoice3.voice.tokens", 0, count) * section.llm.speech_tokens).astype(np.int64)
+    mel = 2 * draws.normals(0, "cosyvoice3.voice.mel", 0, (count * section.flow.ratio, section.mel.bands)) - 5
+    return Voice("Mmmm.", tokens, mel, draws.normals(0, "cosyvoice3.voice.embedding", 0, width))

@@ -3,11 +3,10 @@
 Special tokens in a user's text are plain text here; upstream parses them, which `parse_special` turns on.
 """
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from voxport.speech.text import Tokenizer
+from voxport.speech.text import Tokenizer, settled
 from voxport.systems.qwen3tts.prompt import Text
 
 TARGET = "<|im_start|>assistant\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -77,22 +76,3 @@ class Words:
 def _then(first: list[int], rest: Iterator[list[int]]) -> Iterator[list[int]]:
     yield first
     yield from rest
-
-
-def settled(pieces: Iterable[str]) -> Iterator[str]:
-    """Text that comes in any pieces, cut where whatever comes later changes no id before: at the end of a word.
-
-    A space or a mark after a letter or a digit begins a new word in either way of splitting; what follows it decides
-    which, so the cut is before it. Of white space alone nothing is left.
-    """
-    pending, begun = "", False
-    for piece in pieces:
-        pending += piece
-        kinds = [unicodedata.category(char)[0] for char in pending]
-        cuts = (i for i in range(len(pending) - 1, 0, -1) if kinds[i - 1] in "LN" and kinds[i] in "ZPS")
-        cut = next(cuts, 0)
-        if cut:
-            yield pending[:cut]
-            pending, begun = pending[cut:], True
-    if pending and (begun or pending.strip()):
-        yield pending
