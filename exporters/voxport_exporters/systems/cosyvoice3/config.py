@@ -178,6 +178,13 @@ class MelConfig(msgspec.Struct, frozen=True):
     win_size: Size
     fmin: NotNegative = 0
     fmax: Positive | None = None
+    center: bool = False
+
+    def __post_init__(self) -> None:
+        longest, high = max(self.win_size, self.hop_size), self.fmax or self.sampling_rate / 2
+        require(longest <= self.n_fft, f"n_fft {self.n_fft} is shorter than win_size or hop_size ({longest})")
+        require(self.fmin < high, f"fmin {self.fmin:g} is not below fmax ({high:g})")
+        require(not self.center, "center is true; wanted a mel whose frames stand for one hop each")
 
 
 class Config(msgspec.Struct, frozen=True):
