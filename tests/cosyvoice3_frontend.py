@@ -39,6 +39,10 @@ class Ear(Bundle):
         self.loads[stage] += 1
         return OrtSession(ROOT / GRAPHS[stage], threads)
 
+    def once(self, stage: str, threads: int = 1) -> Session:
+        self.loads[f"{stage} once"] += 1
+        return OrtSession(ROOT / GRAPHS[stage], threads, once=True)
+
     def section(self, kind: Any) -> Any:
         assert kind is Section
         llm, mel = CONFIG.llm, CONFIG.mel

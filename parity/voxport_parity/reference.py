@@ -91,6 +91,9 @@ class TorchBundle(Bundle):
     def session(self, stage: str, threads: int = 1) -> Session:
         return self._sessions_by_stage.get(stage) or OrtSession(self.path / f"{stage}.onnx", threads)
 
+    def once(self, stage: str, threads: int = 1) -> Session:
+        return self.session(stage, threads)
+
     def behind(self, exported: Bundle) -> "TorchBundle":
         """The same nets behind the manifest and files of another bundle."""
         other = TorchBundle(exported, ())

@@ -129,11 +129,12 @@ class Listener:
         return max(mel.hop, (mel.fft - mel.hop) // 2 + 1) / self._bundle.manifest.sample_rate
 
     def _session(self, stage: str) -> Session:
+        if not self._keep:
+            return self._bundle.once(stage, self._threads)
         with self._lock:
-            session = self._sessions.get(stage) or self._bundle.session(stage, self._threads)
-            if self._keep:
-                self._sessions[stage] = session
-        return session
+            if stage not in self._sessions:
+                self._sessions[stage] = self._bundle.session(stage, self._threads)
+            return self._sessions[stage]
 
 
 def _checked(samples: Array, rate: int, shortest: float) -> Array:
