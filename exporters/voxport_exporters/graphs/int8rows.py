@@ -5,7 +5,7 @@ language models and transformers: the small rows then come to lie on a handful o
 over, the last axis of x, and each has a step of its own:
 
     step    = max(largest, -smallest, TINY) / 127                  ReduceMax, ReduceMin, Neg, Max, Div
-    codes   = round(x / step) + 128                                Div, QuantizeLinear (its scale is the constant 1)
+    codes   = round(x / step) + 128                                QuantizeLinear of rows, each with its own scale
     x W     = (codes - 128) W.int8 * W.scale * step
 
     portable  MatMulInteger, Cast, Mul by W.scale, Mul by step     (ai.onnx)
@@ -72,10 +72,11 @@ class _Rows:
     """The inputs of products as codes and steps; each is quantized once, before its first reader."""
 
     def __init__(self, graph: ir.Graph, store: Store) -> None:
-        self._graph = graph
+        self._graph, self._store = graph, store
         self._axis = store.write("rows.axis", np.array([-1], np.int64)) if graph.opset_imports[""] >= 18 else None
         self._tiny = store.write("rows.tiny", np.array(TINY, np.float32))
         self._levels = store.write("rows.levels", np.array(LEVELS, np.float32))
+        self._flat = store.write("rows.flat", np.array([-1], np.int64))
         self.one = store.write("rows.one", np.array(1, np.float32))
         self.zero = store.write("rows.zero", np.array(LEVELS + 1, np.uint8))
         self._known: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
@@ -89,10 +90,26 @@ class _Rows:
             below = self._node("Neg", [low], f"{x.name}.below", product)
             peak = self._node("Max", [high, below, self._tiny], f"{x.name}.peak", product)
             step = self._node("Div", [peak, self._levels], f"{x.name}.step", product)
-            counted = self._node("Div", [x, step], f"{x.name}.counted", product)
-            codes = self._node("QuantizeLinear", [counted, self.one, self.zero], f"{x.name}.codes", product)
-            self._known[x] = codes, step
+            self._known[x] = self._codes(x, step, product), step
         return self._known[x]
+
+    def _codes(self, x: ir.Value, step: ir.Value, product: Product) -> ir.Value:
+        """Rows are an axis of their own in QuantizeLinear, so x is a matrix for as long as that takes."""
+        steps = self._node("Reshape", [step, self._flat], f"{x.name}.flat.step", product)
+        zeros = self._node("Expand", [self.zero, self._shape(steps, product)], f"{x.name}.flat.zero", product)
+        rows = self._node("Reshape", [x, self._matrix(product.shape[0])], f"{x.name}.flat", product)
+        codes = ir.Value(name=f"{x.name}.flat.codes")
+        node = ir.node("QuantizeLinear", [rows, steps, zeros], attributes={"axis": 0}, outputs=[codes])
+        self._graph.insert_before(product.node, [node])
+        return self._node("Reshape", [codes, self._shape(x, product)], f"{x.name}.codes", product)
+
+    def _matrix(self, width: int) -> ir.Value:
+        """The shape [rows, width]."""
+        name = f"rows.of.{width}"
+        return self._graph.initializers.get(name) or self._store.write(name, np.array([-1, width], np.int64))
+
+    def _shape(self, x: ir.Value, before: Product) -> ir.Value:
+        return self._node("Shape", [x], f"{x.name}.shape", before)
 
     def _reduced(self, kind: str, x: ir.Value, output: str, before: Product) -> ir.Value:
         """Along the last axis, which is an attribute before opset 18."""

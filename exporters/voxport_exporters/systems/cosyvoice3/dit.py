@@ -23,6 +23,7 @@ from voxport_exporters.systems.cosyvoice3.modulation import LAST, PER_BLOCK
 # Hard-coded upstream (flow/DiT/modules.py):
 KERNEL, GROUPS = 31, 16  # of the convolutions that tell frames their place
 EPS = 1e-6
+LARGE = 20.0  # from here on mish is x, in float32
 
 Angles = tuple[Tensor, Tensor]  # cosine and sine [frames, turned channels / 2]
 Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all that a frame sees
@@ -38,9 +39,12 @@ class Block(nn.Module):
         self.name, self.heads = name, config.heads
         attention, feed_forward = w.at("attn"), w.at("ff.ff")
         # Three products read one activation, which int8 quantizes once. One product of all three would be no faster,
-        # and its result had to be cut in three.
-        self.q, self.k, self.v = (Linear.joined(attention, dim, {f"to_{n}": inner}, bias=True) for n in "qkv")
+        # and its result had to be cut in three. Weights of an attention add up to 1, so the bias of what it mixes may
+        # as well be added afterwards.
+        self.q, self.k, self.v = (Linear.joined(attention, dim, {f"to_{n}": inner}, bias=n != "v") for n in "qkv")
         self.out = Linear.joined(attention, inner, {"to_out.0": dim}, bias=True)
+        mixed = attention.take("to_out.0.weight", dim, inner) @ attention.take("to_v.bias", inner)
+        self.out.bias = frozen(attention.take("to_out.0.bias", dim) + mixed)
         self.up = Linear.joined(feed_forward, dim, {"0.0": hidden}, bias=True)
         self.down = Linear.joined(feed_forward, hidden, {"2": dim}, bias=True)
 
@@ -85,7 +89,7 @@ class Dit(nn.Module):
         h: Tensor = self.enter(torch.stack(tuple(both)))
         c = h.transpose(1, 2)
         for place in self.places:
-            c = F.mish(place(before.join(c, axis=2)))
+            c = mish(place(before.join(c, axis=2)))
         h = c.transpose(1, 2) + h
         tap("input_embed", h)
         return h
@@ -156,6 +160,13 @@ class StreamDit(Dit):
 
         velocity = self.velocity(h, modulation, angles, [remember(i) for i in range(c.depth)])
         return velocity, *states.after
+
+
+def mish(x: Tensor) -> Tensor:
+    """x tanh(log(1 + e^x)), written without the logarithm: onnxruntime computes Softplus on one thread, and slowly."""
+    e = x.clamp(max=LARGE).exp()
+    n = e * (e + 2)
+    return x * (n / (n + 2))
 
 
 def norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
