@@ -24,7 +24,7 @@ from voxport.systems import open_model
 from voxport_exporters.checkpoints import lockfile
 from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.graphs import laws
-from voxport_exporters.graphs.agreement import agreement
+from voxport_exporters.graphs.agreement import agreement, trial
 from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.graphs.halves import halves
 from voxport_exporters.graphs.measure import measure
@@ -120,16 +120,18 @@ def save(
 ) -> StageResult:
     """Writes `<stage>.onnx` (and its `.onnx.data`) into `folder`.
 
-    `gate`: a stage whose error or speed fails stays fp32 as a whole. `data`: what earlier stages wrote there; their
-    weights are shared, not repeated.
+    `gate`: a stage whose error, speed or outputs fail stays fp32 as a whole. `data`: what earlier stages wrote there;
+    their weights are shared, not repeated.
     """
     name, goal = part.stage.name, TARGETS[target]
     net = part.for_recipe(recipe)
     model = trace(net, target)
     stage_plan = plan(model, net, recipe)
     measurement = measure(stage_plan, goal, Store(model.graph))
-    warnings = _warnings(stage_plan, measurement.failures, gate)
-    if gate and measurement.failures:
+    outputs = trial(net, model, stage_plan, goal, folder)
+    failures = (*measurement.failures, *outputs.failures)
+    warnings = _warnings(stage_plan, failures, gate)
+    if gate and failures:
         exceptions = tuple(Rule("fp32", stage=name, weights=weight) for weight in stage_plan.rules)
         result = save(part, folder, Recipe(recipe.name, [*recipe.rule, *exceptions]), target, gate, data)
         return StageResult(result.record, stage_plan, exceptions, warnings)
@@ -147,6 +149,7 @@ def save(
         growth=_growth(net, stage_plan),
         error_db=measurement.error_db,
         speed_up=measurement.speed_up,
+        **asdict(outputs),
     )
     return StageResult(record, stage_plan, (), warnings)
 

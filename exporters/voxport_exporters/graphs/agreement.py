@@ -2,10 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx_ir as ir
 
 from voxport.graphs.ort import OrtSession
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.plan import Plan
+from voxport_exporters.graphs.rewrite import rewrite
+from voxport_exporters.graphs.store import Store
+from voxport_exporters.targets import Target
 
 Array = np.ndarray
 
@@ -41,11 +49,29 @@ def agreement(exact: OrtSession, quantized: OrtSession, call: Mapping[str, Array
     return Agreement(min(numbers, default=None), min(equal, default=None))
 
 
+def trial(part: Part, model: ir.Model, plan: Plan, target: Target, folder: Path) -> Agreement:
+    """The part's trial with the graph as `plan` would have it, and with the graph as it is; both are thrown away."""
+    if part.trial is None or not plan.products:
+        return Agreement()
+    with TemporaryDirectory(dir=folder) as scratch:
+        results = []
+        for quantized in (False, True):
+            path, other = Path(scratch) / f"{quantized}" / f"{plan.stage}.onnx", model.clone()
+            path.parent.mkdir()
+            store = Store(other.graph, path.with_suffix(".onnx.data"))
+            if quantized:
+                rewrite(other, part, plan, target, store)
+            store.finish()
+            path.write_bytes(ir.to_proto(other).SerializeToString())
+            results.append(part.trial(OrtSession(path), folder))
+    return Agreement(output_db=decibels(*results))
+
+
 def _outputs(session: OrtSession, call: Mapping[str, Array]) -> dict[str, Array]:
     return session(session.start(), into=None, **call)[0]
 
 
 def decibels(exact: Array, other: Array) -> float:
-    """Signal-to-noise ratio of `other`, in dB."""
+    """Signal-to-noise ratio of `other`, in dB. What all of `exact` has in common, a log-mel's floor, is no signal."""
     noise = float(np.mean((exact - other) ** 2))
-    return float(10 * np.log10(np.mean(exact**2) / max(noise, 1e-30)))
+    return float(10 * np.log10(max(float(exact.var()), 1e-30) / max(noise, 1e-30)))

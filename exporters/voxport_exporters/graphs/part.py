@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from voxport.graphs.session import Array, Session
 from voxport.graphs.stage import Stage
 from voxport.recipe import Recipe
+
+# What a short made-up request gives: with a session of the stage, and the folder where the stages before it lie.
+Trial = Callable[[Session, Path], Array]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Part:
     build: Callable[[str], ir.Model] | None = None  # target -> graph, where tracing the whole net takes too long
     sample: Callable[[], tuple[Tensor, ...]] | None = None  # the inputs of one long call, as in use
     rebuild: Callable[[frozenset[str]], nn.Module] | None = None  # names of int8 weights -> the net, see for_recipe()
+    trial: Trial | None = None  # by which a quantized graph is judged beside the exact one
 
     def for_recipe(self, recipe: Recipe) -> "Part":
         """This part with its net built for `recipe`.

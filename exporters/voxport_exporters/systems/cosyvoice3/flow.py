@@ -22,6 +22,7 @@ from voxport_exporters.systems.cosyvoice3.config import Config, DitConfig, FlowC
 from voxport_exporters.systems.cosyvoice3.dit import KERNEL, FullDit, StreamDit
 from voxport_exporters.systems.cosyvoice3.lookahead import Lookahead, Speaker, encode_stage, speaker_stage
 from voxport_exporters.systems.cosyvoice3.modulation import Modulation, modulation_stage, rows_of, table
+from voxport_exporters.systems.cosyvoice3.trial import trial
 
 FLOW = "flow.pt"
 SECONDS = 13  # of prompt and speech in a typical call; sizes the traced example only
@@ -47,10 +48,11 @@ def parts(
     modulation = Modulation(w, dit)
     yield Part(stage, modulation, {}, build=lambda _: table(modulation, stage, grid))
     frames = SECONDS * config.token_frame_rate * flow.token_mel_ratio
-    yield Part(flow_stage(dit), FullDit(w, dit), {"frames": frames})
+    request = trial(config, section(flow, steps))
+    yield Part(flow_stage(dit), FullDit(w, dit), {"frames": frames}, trial=request)
     block = dit.static_chunk_size
     sizes = {"frames": block, "prompt": 3 * block, CAPACITY: 4 * block}
-    yield Part(flow_stream_stage(dit), StreamDit(w, dit), sizes)
+    yield Part(flow_stream_stage(dit), StreamDit(w, dit), sizes, trial=request)
     weights.finish()
 
 
