@@ -96,6 +96,15 @@ def test_what_is_no_voice_is_one_line(ear: Ear, samples: Array, rate: int, words
     assert not ear.loads  # nothing is loaded for it
 
 
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_transcript_is_refused(ear: Ear, text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"prompt.wav: its transcript is empty; give what is said in it, or no transcr"
+    ):
+        ear.listener().enroll(ROOT / "prompt.wav", text)
+    assert not ear.loads
+
+
 @pytest.mark.parametrize(
     ("seconds", "rate", "gain", "words"),
     [

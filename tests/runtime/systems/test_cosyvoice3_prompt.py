@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.bundles import FIXTURES
 
-from voxport.systems.cosyvoice3.prompt import END, LANGUAGES, MODES, SYSTEM, Mode, Prompt, Words, mode_of, prompt
+from voxport.speech.text import Tokenizer
+from voxport.systems.cosyvoice3.prompt import END, LANGUAGES, MODES, SYSTEM, Mode, Prompt, mode_of, prompt
 from voxport_exporters.systems.cosyvoice3.tokenizer import tokenizer
 
 FIXTURE = FIXTURES / "cosyvoice3"
@@ -28,21 +29,16 @@ def read(*args: str | None) -> tuple[str, str, bool]:
     return (*texts, found.speech)  # type: ignore[return-value]
 
 
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
-    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
-    path.write_bytes(tokenizer(FIXTURE, 151936)[0])
-    return Words(path)
-
-
-def test_a_cloned_voice_has_the_goldens_ids(words: Words) -> None:
+def test_a_cloned_voice_has_the_goldens_ids(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer(FIXTURE, 151936)[0])
+    encode = Tokenizer(tmp_path / "tokenizer.json").encode
     system, end, transcript = NOTES["prompt_text"].partition(END)
     assert (system, end) == (SYSTEM, END)
     ids = {row["text"]: row["ids"] for row in NOTES["tokenization"]}
     expected = Prompt(ids[NOTES["prompt_text"]], ids[NOTES["tts_text"]], True)
-    assert words.prompt("zero_shot", NOTES["tts_text"], transcript) == expected
-    assert words.prompt("zero_shot", NOTES["tts_text"], NOTES["prompt_text"]) == expected
-    foreign = words.prompt("cross_lingual", NOTES["tts_text"], transcript)
+    assert prompt(encode, "zero_shot", NOTES["tts_text"], transcript) == expected
+    assert prompt(encode, "zero_shot", NOTES["tts_text"], NOTES["prompt_text"]) == expected
+    foreign = prompt(encode, "cross_lingual", NOTES["tts_text"], transcript)
     assert foreign == Prompt([], ids[f"{SYSTEM}{END}"] + ids[NOTES["tts_text"]], False)
 
 
@@ -107,7 +103,7 @@ def test_a_tokenizer_that_does_not_know_the_marker_is_refused() -> None:
     ("ref_text", "instruct", "mode", "expected"),
     [
         (None, None, "auto", "cross_lingual"),
-        (" ", "", "auto", "cross_lingual"),
+        (" ", None, "auto", "cross_lingual"),
         ("Oh.", None, "auto", "zero_shot"),
         (None, "Be loud.", "auto", "instruct2"),
         ("Oh.", "Be loud.", "auto", "instruct2"),
@@ -128,7 +124,8 @@ def test_the_mode_follows_from_what_is_given(
     [
         (None, None, "zero_shot", "mode zero_shot needs what is said in the recording; give --ref-text"),
         (f"{SYSTEM}{END} ", None, "zero_shot", "mode zero_shot needs what is said in the recording"),
-        ("Oh.", " ", "instruct2", "mode instruct2 needs an instruct; give --instruct"),
+        ("Oh.", None, "instruct2", "mode instruct2 needs an instruct; give --instruct"),
+        ("Oh.", " ", "auto", "the instruct is empty; say in it how to speak"),
         ("Oh.", "Be loud.", "zero_shot", "mode zero_shot hears no instruct"),
         ("Oh.", None, "sft", "unknown mode 'sft'; known are auto, zero_shot, cross_lingual, instruct2"),
     ],
@@ -136,18 +133,3 @@ def test_the_mode_follows_from_what_is_given(
 def test_a_mode_that_cannot_be_is_refused(ref_text: str | None, instruct: str | None, mode: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         mode_of(ref_text, instruct, mode)
-
-
-def test_a_transcript_is_made_ready_as_the_text_is_and_an_instruct_is_not(words: Words) -> None:
-    ids = words.ids
-    assert words.prompt("zero_shot", "Hi.", "2 dogs").prompt_text == ids(f"{SYSTEM}{END}two dogs")
-    assert words.prompt("zero_shot", "Hi.", "2 dogs", frontend=False).prompt_text == ids(f"{SYSTEM}{END}2 dogs")
-    assert words.prompt("zero_shot", "Hi.", f"{END}2 dogs").prompt_text == ids(f"{END}2 dogs")
-    assert words.prompt("instruct2", "Hi.", None, "2 dogs").prompt_text == ids(f"{SYSTEM} 2 dogs{END}")
-    assert words.segments("2 dogs") == ["two dogs."]
-    assert words.segments("2 dogs", frontend=False) == ["2 dogs"]
-
-
-def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tokenizer.json: no such tokenizer"):
-        Words(tmp_path / "tokenizer.json")

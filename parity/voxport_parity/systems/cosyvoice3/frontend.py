@@ -10,8 +10,8 @@ from voxport.audio.resample import resample
 from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
+from voxport.speech.text import Tokenizer
 from voxport.systems.cosyvoice3.frontend import SPEAKER, TOKENIZER, Listener, SpeakerEncoder, SpeechTokenizer
-from voxport.systems.cosyvoice3.prompt import Words
 from voxport.systems.cosyvoice3.section import Section
 from voxport.systems.cosyvoice3.voice import Voice
 from voxport_parity.trace import Golden, Trace
@@ -45,9 +45,11 @@ def stage(name: str) -> str:
 
 def trace(bundle: Bundle, golden: Golden) -> Trace:
     """Everything that can be made of the golden's texts and its recording, in the golden's layout."""
-    words = Words(bundle.path / "tokenizer.json")
+    tokenizer = Tokenizer(bundle.path / "tokenizer.json")
     texts = {name: golden.notes.get(note) for name, note in TEXTS.items()}
-    outputs = {name: np.array([words.ids(text)], np.int64) for name, text in texts.items() if isinstance(text, str)}
+    outputs = {
+        name: np.array([tokenizer.encode(text)], np.int64) for name, text in texts.items() if isinstance(text, str)
+    }
     path = recording(golden)
     if path is not None:
         outputs |= _spectra(bundle, *files.read(path), aligned=golden.notes.get("mode") != "vc")

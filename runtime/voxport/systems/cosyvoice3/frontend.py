@@ -103,16 +103,18 @@ class Listener:
         )
 
     def voice(self, samples: Array, rate: int, text: str | None) -> Voice:
-        """The voice in speech float32 [n] at `rate` Hz; `text`: what is said in it. ValueError also when it is silent.
+        """The voice in speech float32 [n] at `rate` Hz; `text`: what is said in it.
 
-        Without a transcript the voice speaks in every mode but zero_shot.
+        Without a transcript the voice speaks in every mode but zero_shot. ValueError also for silence, and for a
+        transcript of white space.
         """
         samples = _checked(samples, rate, max(self._shortest, kaldi.WINDOW / kaldi.RATE))
         if np.abs(samples).max() < voices.SILENT:
             raise ValueError("the recording is silent; record it again")
-        transcript = text if text and text.strip() else ""
+        if text is not None and not text.strip():
+            raise ValueError("its transcript is empty; give what is said in it, or no transcript at all")
         tokens = self.tokens(samples, rate)
-        return Voice(transcript, tokens, self.mel(samples, rate), self.embedding(samples, rate))
+        return Voice(text or "", tokens, self.mel(samples, rate), self.embedding(samples, rate))
 
     def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
         """The voice of an audio file (channels averaged). ValueError names the file."""

@@ -10,11 +10,7 @@ users. What holds one already is taken as it is. Converting a voice has no promp
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
-
-from voxport.speech.text import Tokenizer
-from voxport.systems.cosyvoice3.text import normalized, segments
 
 SYSTEM, END = "You are a helpful assistant.", "<|endofprompt|>"
 Mode = Literal["zero_shot", "cross_lingual", "instruct2"]
@@ -38,40 +34,15 @@ class Prompt:
     speech: bool
 
 
-class Words:
-    """Text to ids with a bundle's tokenizer. Any number of threads may use it."""
-
-    def __init__(self, path: Path) -> None:
-        """`path`: tokenizer.json. ValueError when it is missing or is none."""
-        self.ids: Encode = Tokenizer(path).encode
-
-    def segments(self, text: str, frontend: bool = True) -> list[str]:
-        """See `text.segments`."""
-        return segments(text, lambda part: len(self.ids(part)), frontend)
-
-    def prompt(
-        self,
-        mode: Mode,
-        text: str | None,
-        ref_text: str | None = None,
-        instruct: str | None = None,
-        language: str | None = None,
-        frontend: bool = True,
-    ) -> Prompt:
-        """See `prompt`. `text`: one of `segments`; `ref_text`: as it was given, made ready here unless not `frontend`.
-
-        An instruct is never changed.
-        """
-        transcript = normalized(ref_text) if frontend and ref_text else ref_text
-        return prompt(self.ids, mode, text, transcript, instruct, language)
-
-
 def mode_of(ref_text: str | None, instruct: str | None, mode: str = AUTO) -> Mode:
     """The mode to speak in: `mode` itself, or what follows from what is given: an instruct goes before a transcript.
 
-    ValueError in one line: an unknown mode, one that lacks its transcript or instruct, or one that hears no instruct.
+    ValueError in one line: an unknown mode, one that lacks its transcript or instruct, one that hears no instruct, or
+    an instruct of white space.
     """
     transcript, how = transcript_of(ref_text or "").strip(), (instruct or "").strip()
+    if instruct is not None and not how:
+        raise ValueError("the instruct is empty; say in it how to speak, or leave it out")
     found = next((name for name in MODES if name == mode), None)
     if found is None and mode != AUTO:
         raise ValueError(f"unknown mode {mode!r}; known are {', '.join((AUTO, *MODES))}")
