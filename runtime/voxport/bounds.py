@@ -77,3 +77,7 @@ FLOW_MEL = Bound(5e-4)
 # Fun-CosyVoice3 from tokens to samples: the phase is a running sum over a mel that is itself off by FLOW_MEL. Measured
 # of tokens in other pieces, 3 s: 2.8e-4.
 SPEECH_AUDIO = Bound(5e-3)
+PITCH = Bound(1e-9)  # f0 in Hz, computed in float64 as upstream's; float32 leaves 3e-4, which the phase sums up
+VOCODER_LAYER = Bound(2e-5)
+VOCODER_AUDIO = Bound(5e-5)  # measured 1.4e-6 over 3.3 s, its own f0 and all
+VOCODER_SPLIT = Bound(5e-6)  # another split sums up convolutions in another order; measured 1e-6
