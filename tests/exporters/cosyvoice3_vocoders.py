@@ -100,7 +100,7 @@ class Sessions(Bundle):
     def __init__(self, sessions: dict[str, Session]) -> None:
         self._sessions_by_stage = sessions
 
-    def session(self, stage: str, threads: int = 1) -> Session:
+    def session(self, stage: str, threads: int = 1) -> Session:  # noqa: ARG002
         return self._sessions_by_stage[stage]
 
 

@@ -174,9 +174,10 @@ def test_keys_that_are_left_over_are_refused(config: Config) -> None:
     keys = content | {"ups.3.bias": torch.zeros(4)}
     with pytest.raises(ValueError, match=r"holds ups\.3\.bias"):
         list(stages.parts(Weights(ROOT, keys, keys.__getitem__), config))
+    more_ahead = msgspec.structs.replace(config.hift, conv_pre_look_right=5)
+    wider = msgspec.structs.replace(config, hift=more_ahead)
     with pytest.raises(ValueError, match=r"shape \[32, 80, 5\], the config says \[32, 80, 6\]"):
-        wider = msgspec.structs.replace(config.hift, conv_pre_look_right=5)
-        list(stages.parts(Weights.open(ROOT / "hift.pt"), msgspec.structs.replace(config, hift=wider)))
+        list(stages.parts(Weights.open(ROOT / "hift.pt"), wider))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The vocoder of Fun-CosyVoice3 as a stream: the same samples for every split, as many as upstream's for every call."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,13 @@ Array = np.ndarray
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocoder]:
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Vocoder:
     folder, config = tmp_path_factory.mktemp("vocoder"), read_config(ROOT)
     sessions = {}
     for part in stages.parts(Weights.open(ROOT / "hift.pt"), config):
         save(part, folder, Recipe("fp32"), "cpu")
         sessions[part.stage.name] = OrtSession(Path(folder) / f"{part.stage.name}.onnx")
-    yield vocoder(sessions, config.hift)
+    return vocoder(sessions, config.hift)
 
 
 @pytest.fixture(scope="module")
