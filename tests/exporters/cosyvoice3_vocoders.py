@@ -1,6 +1,8 @@
 """Vocoders for tests: configs far from the release, random checkpoints, and upstream's arithmetic as one plain pass."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Session
-from voxport.systems.cosyvoice3.section import VocoderSection
+from voxport.recipe import Recipe
+from voxport.systems.cosyvoice3.section import LlmSection, MelSection, Section, VocoderSection
 from voxport.systems.cosyvoice3.vocoder import Vocoder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
+from voxport_exporters.pack import Job, pack
+from voxport_exporters.systems.cosyvoice3 import flow
 from voxport_exporters.systems.cosyvoice3 import vocoder as stages
 from voxport_exporters.systems.cosyvoice3.config import HiftConfig, read_config
 
@@ -97,31 +102,32 @@ def parts(name: str, seed: int = 0) -> tuple[dict[str, Part], dict[str, Tensor]]
 class Sessions(Bundle):
     """A Bundle that is only sessions."""
 
-    def __init__(self, sessions: dict[str, Session]) -> None:
+    def __init__(self, sessions: Mapping[str, Session]) -> None:
         self._sessions_by_stage = sessions
 
     def session(self, stage: str, threads: int = 1) -> Session:  # noqa: ARG002
         return self._sessions_by_stage[stage]
 
 
-def vocoder(sessions: dict[str, Session], config: HiftConfig) -> Vocoder:
+def vocoder(sessions: Mapping[str, Session], config: HiftConfig) -> Vocoder:
     return Vocoder(Sessions(sessions), 1, VocoderSection(hop=config.hop, skip=0))
 
 
-class Tile:
-    """The fixture's noise: a block, over and over (golden.json, hift.sine_noise_block)."""
-
-    def __init__(self, block: Array, sample: int = 0) -> None:
-        self._block, self._sample = block, sample
-
-    def take(self, samples: int, harmonics: int) -> Array:
-        rows = self._block[(self._sample + np.arange(samples)) % len(self._block)]
-        assert rows.shape[1] == harmonics
-        self._sample += samples
-        return rows
-
-    def copy(self) -> "Tile":
-        return Tile(self._block, self._sample)
+def bundle(target: str, path: Path, recipe: Recipe = Recipe("fp32")) -> Bundle:  # noqa: B008 - frozen
+    """The fixture's vocoder alone, as a bundle."""
+    config = read_config(FIXTURES / "cosyvoice3")
+    llm, mel = config.llm, config.mel
+    section = Section(
+        config.token_frame_rate,
+        LlmSection(llm.speech_token_size, 1, llm.mix_ratio),
+        flow.section(config.flow),
+        stages.section(config),
+        MelSection(mel.win_size, mel.n_fft, mel.hop_size, mel.num_mels, mel.fmin, mel.fmax),
+    )
+    made = stages.parts(Weights.open(FIXTURES / "cosyvoice3" / "hift.pt"), config)
+    job = Job("cosyvoice3", "test", config.sample_rate, made, (), path, section, rehearse=False)
+    pack(job, path, recipe, target)
+    return Bundle(path)
 
 
 def upstream(w: dict[str, Tensor], c: HiftConfig, mel: Array, noise: Array, final: bool = True) -> Array:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tests.bundles import FIXTURES
-from tests.exporters.cosyvoice3_vocoders import HIFTS, Checkpoint, Tile, hift, parts, upstream, vocoder
+from tests.exporters.cosyvoice3_vocoders import HIFTS, Checkpoint, hift, parts, upstream, vocoder
 
 from voxport import bounds
 from voxport.graphs.ort import OrtSession
@@ -23,6 +23,7 @@ from voxport_exporters.pack import save
 from voxport_exporters.systems.cosyvoice3 import vocoder as stages
 from voxport_exporters.systems.cosyvoice3.config import Config, read_config
 from voxport_parity.reference import TorchSession
+from voxport_parity.systems.cosyvoice3.vocoder import Tile
 
 Array = np.ndarray
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tests.bundles import FIXTURES
-from tests.exporters.cosyvoice3_vocoders import Tile, vocoder
+from tests.exporters.cosyvoice3_vocoders import vocoder
 
 from voxport import bounds
 from voxport.graphs.ort import OrtSession
@@ -19,6 +19,7 @@ from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.pack import save
 from voxport_exporters.systems.cosyvoice3 import vocoder as stages
 from voxport_exporters.systems.cosyvoice3.config import read_config
+from voxport_parity.systems.cosyvoice3.vocoder import Tile
 
 ROOT = FIXTURES / "cosyvoice3"
 Array = np.ndarray
