@@ -11,9 +11,12 @@ from tests.cosyvoice3_lm import ROOT, STAGES, Alone, fixture, graphs, nets
 from torch import Tensor
 
 from voxport import bounds
+from voxport.graphs.ort import OrtSession
+from voxport.recipe import Recipe, Rule
 from voxport_exporters.checkpoints.later import deferred, deferring
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets.decoder_config import DecoderConfig
+from voxport_exporters.pack import save
 from voxport_exporters.systems.cosyvoice3.config import Config, read_config
 from voxport_exporters.systems.cosyvoice3.llm import LLM_RULES, parts
 
@@ -124,7 +127,28 @@ def test_every_rule_of_a_recipe_applies(recipe: str, tmp_path: Path) -> None:
     assert speech.tables == {"table": "fp16row"}
     assert lm.rules["head.weight"].kind == "int8b"
     assert len(lm.rules) == 1 + 4 * 3  # of each layer: query-key-value, out, gate-up, down
-    assert {t.dtype for t in model.session("lm").stage.state} == {"int8"}
+    assert {t.dtype for t in model.session("lm").stage.state} == {"float32"}
+
+
+def test_caches_in_8_bits_are_measured_by_a_prompt(tmp_path: Path) -> None:
+    """No recipe of the system has them; one of a user's own may."""
+    config, caches = read_config(ROOT), Recipe("caches", [Rule("int8cache", stage="lm")])
+    with deferring():
+        *_, lm = parts(Weights.open(ROOT / "llm.pt"), config)
+        save(lm, tmp_path, caches, "cpu")
+    graph = OrtSession(tmp_path / "lm.onnx")
+    assert {t.dtype for t in graph.stage.state} == {"int8"}
+    (tmp_path / "fp32").mkdir()
+    whole = fixture(tmp_path / "fp32", "fp32", "torch")
+    embeds = whole.model.prompt(range(20), range(30))[None]
+    exact, rounded = (
+        session(session.start(batch=1, capacity=52), into=None, embeds=embeds, past=np.zeros(1, np.int64))
+        for session in (whole.session("lm"), graph)
+    )
+    for name, array in rounded[1].items():
+        assert 30 < np.abs(array.astype(np.int64)).max() < 127, name  # as wide as the sample's, with some room
+    error = np.abs(rounded[0]["logits"] - exact[0]["logits"]).max()
+    assert 0 < error < 0.1 * np.abs(exact[0]["logits"]).max()
 
 
 def test_there_are_rules_for_every_recipe_and_none_for_fp32() -> None:
