@@ -1,6 +1,6 @@
 """Nets that round as quantized graphs do: their kernels' arithmetic on weights and activations, done in float32."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -40,14 +40,18 @@ class RoundingNet(nn.Module):
     def __init__(self, part: Part, recipe: Recipe, bundle: Bundle) -> None:
         super().__init__()
         self.net, self._rounding = part.net, _Rounding(part, recipe, bundle.manifest.target)
-        eight = [t.name for t in bundle.session(part.stage.name).stage.state if t.dtype == "int8"]
+        stage = bundle.session(part.stage.name).stage
+        eight = [t.name for t in stage.state if t.dtype == "int8"]
         scales = caches.scales(part, eight) if eight else {}
+        half = {t.name for t in stage.feeds if t.dtype == "float16"}
+        self._half = [t.name in half for t in part.stage.feeds]
         self._scales = [scales.get(t.name) for t in part.stage.feeds]
 
     def forward(self, *feed: Tensor) -> Any:
         """The net's outputs for its inputs and states."""
         scales = {id(x): scale for x, scale in zip(feed, self._scales, strict=True) if scale is not None}
         self._rounding.scales = scales
+        self._rounding.halves = {id(x) for x, half in zip(feed, self._half, strict=True) if half}
         with self._rounding:
             return self.net(*feed)
 
@@ -66,6 +70,7 @@ class _Rounding(TorchFunctionMode):
         self._target = target
         self._functions: dict[int, Function] = {}
         self.scales: Mapping[int, Array] = {}  # of the caches of this call, by the id of their tensor
+        self.halves: Set[int] = frozenset()  # ids of the caches that this call keeps in fp16
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         multiplies = func in (Tensor.__matmul__, Tensor.matmul, torch.matmul)
@@ -75,6 +80,9 @@ class _Rounding(TorchFunctionMode):
             cache, axis, columns, values = args
             rounded = caches.rounded(values.numpy(), self.scales[id(cache)])
             return cache.scatter(axis, columns, torch.from_numpy(rounded))
+        if func is Tensor.index_put and id(args[0]) in self.halves:
+            cache, places, values = args
+            return cache.index_put(places, values.half().float())
         return func(*args, **(kwargs or {}))
 
     def _function(self, weight: nn.Parameter) -> Function:

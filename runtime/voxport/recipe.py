@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["fp32", "fp16", "int8", "int8r", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache"]
+Kind = Literal["fp32", "fp16", "int8", "int8r", "int8b", "int4", "hqq4", "int8row", "fp16row", "int8cache", "fp16cache"]
 
 BLOCKWISE = ("int8b", "int4", "hqq4")  # kinds that have a scale per block of inputs
 BLOCKS = (16, 32, 64, 128, 256)  # that onnxruntime's kernel takes
@@ -40,7 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known beside it, the other kinds are not.
     int8row, fp16row: a table whose rows are looked up, as int8 with one scale per row or as fp16. The other kinds leave
     such tables alone.
-    int8cache: for the states `keys.*` and `values.*` of an attention; again its own kind only.
+    int8cache, fp16cache: for the states `keys.*` and `values.*` of an attention; again their own kinds only.
     """
 
     name: str

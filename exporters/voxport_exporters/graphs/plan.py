@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from voxport.recipe import Recipe, Rule
-from voxport_exporters.graphs import caches, halves
+from voxport_exporters.graphs import caches, half_caches, halves
 from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.graphs.products import Product, products
@@ -45,6 +45,7 @@ class Plan:
     flops: int  # of one step of the stage, whatever its precision
     names: Mapping[str, frozenset[str]]  # kind of rule -> the weights or states of the stage that it could name
     halves: tuple[str, ...] = ()  # weights stored in two bytes
+    half_caches: tuple[str, ...] = ()  # inputs and states in two bytes
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -84,6 +85,7 @@ def plan(model: ir.Model, part: Part, recipe: Recipe) -> Plan:
         tuple(name for name in cached if recipe.kind(stage, name) == caches.KIND),
         flops[""],
         _names(graph, part, frozenset(p.name for p in found), frozenset(looked_up)),
+        half_caches=tuple(n for n in half_caches.of(graph, part.stage) if recipe.kind(stage, n) == half_caches.KIND),
     )
 
 
@@ -127,6 +129,7 @@ def _names(
     return {
         "fp32": frozenset(graph.initializers) | states,
         caches.KIND: states,
+        half_caches.KIND: states,
         **dict.fromkeys(ROWS, looked_up),
         **dict.fromkeys(KINDS, multiplied),
     }

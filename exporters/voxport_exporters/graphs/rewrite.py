@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from voxport.graphs.stage import Stage
 from voxport.recipe import Rule
-from voxport_exporters.graphs import caches, nbits, tables
+from voxport_exporters.graphs import caches, half_caches, nbits, tables
 from voxport_exporters.graphs.int8 import int8
 from voxport_exporters.graphs.int8rows import int8_rows
 from voxport_exporters.graphs.part import Part
@@ -19,9 +19,10 @@ def rewrite(model: ir.Model, part: Part, plan: Plan, target: Target, store: Stor
     """Quantizes, in place, what `plan` names; returns the stage as the graph declares it then."""
     rewrite_products(model, plan.rules, target, store)
     tables.rows(model, plan.tables, store)
+    stage = half_caches.fp16(model, part.stage, plan.half_caches)
     if not plan.caches:
-        return part.stage
-    return caches.int8(model, part.stage, caches.scales(part, plan.caches), store)
+        return stage
+    return caches.int8(model, stage, caches.scales(part, plan.caches), store)
 
 
 def rewrite_products(model: ir.Model, rules: Mapping[str, Rule], target: Target, store: Store) -> None:
