@@ -1,12 +1,14 @@
 """Part: a stage with the net that computes it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from voxport.graphs.session import Array, Session
@@ -47,9 +49,18 @@ class Part:
         return [torch.zeros(t.sized(axes), dtype=getattr(torch, t.dtype)) for t in self.stage.feeds]
 
     def flops(self) -> dict[str, int]:
-        """Floating-point operations of one step by module name; the whole net is `""`."""
+        """Floating-point operations of one step by module name; the whole net is `""`.
+
+        Counted from shapes alone, or, where a shape depends on a value, by running the net.
+        """
+        try:
+            return self._count(FakeTensorMode(allow_non_fake_inputs=True))
+        except DataDependentOutputException:
+            return self._count(nullcontext())
+
+    def _count(self, mode: AbstractContextManager[object]) -> dict[str, int]:
         counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
+        with torch.no_grad(), mode, counter:
             self.net(*self.feed())
         root = type(self.net).__name__
         counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
