@@ -82,8 +82,15 @@ def _qwen3tts() -> Feeds:
     return feeds
 
 
+def _cosyvoice3() -> Feeds:
+    from voxport_parity.systems.cosyvoice3 import feeds
+
+    return feeds
+
+
 SYSTEMS: dict[str, Callable[[], Feeds]] = {
     "llvc": _llvc,
     "vyvo": _vyvo,
     "qwen3tts": _qwen3tts,
+    "cosyvoice3": _cosyvoice3,
 }

@@ -43,6 +43,16 @@ def stage(name: str) -> str:
     return STAGES.get(name.partition(".")[2], "frontend")
 
 
+def rounded(name: str) -> Bound | None:
+    """How far a tensor of a quantized graph may be off: a tokenizer that rounds says other tokens now and then."""
+    return bound(name) if stage(name) in ("frontend", "text") else None
+
+
+def input_reason(_name: str) -> str | None:
+    """See `Feeds`."""
+    return None
+
+
 def trace(bundle: Bundle, golden: Golden) -> Trace:
     """Everything that can be made of the golden's texts and its recording, in the golden's layout."""
     tokenizer = Tokenizer(bundle.path / "tokenizer.json")

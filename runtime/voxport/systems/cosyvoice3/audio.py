@@ -55,6 +55,14 @@ class Whole:
         return other
 
 
+def hop(index: int, prompt: int) -> int:
+    """Tokens of upstream's hop `index` after a prompt of `prompt` tokens; the first fills up the prompt's last one."""
+    size = HOP
+    for _ in range(index):
+        size = min(MOST, size * GROWTH)
+    return size + (-prompt % HOP if index == 0 else 0)
+
+
 class Upstream:
     """Tokens in, samples out in upstream's hops.
 
@@ -69,19 +77,18 @@ class Upstream:
 
     def _start(self) -> None:
         self._tokens: list[int] = []
-        self._offset, self._hop = 0, HOP
+        self._offset, self._hops = 0, 0  # tokens and hops that were heard
         self._stream = self._vocoder.stream()
 
     def feed(self, tokens: Array) -> Array:
         """The next tokens int [n] -> the samples of the hops they complete."""
         self._tokens += np.asarray(tokens).tolist()
         pieces = [SILENCE]
-        while len(self._tokens) - self._offset >= self._size() + self._flow.section.lookahead:
-            end = self._offset + self._size()
+        while len(self._tokens) >= (end := self._end()) + self._flow.section.lookahead:
             seen = np.array(self._tokens[: end + self._flow.section.lookahead], np.int64)
             mel = self._flow.upstream_chunk(self._reference, seen, self._steps)
             pieces.append(self._stream.feed(mel[self._offset * self._flow.section.ratio :]))
-            self._offset, self._hop = end, min(MOST, self._hop * GROWTH)
+            self._offset, self._hops = end, self._hops + 1
         return np.concatenate(pieces)
 
     def flush(self) -> Array:
@@ -98,13 +105,12 @@ class Upstream:
     def fork(self) -> "Upstream":
         """See CodecStream."""
         other = Upstream(self._flow, self._vocoder, self._reference, self._steps)
-        other._tokens, other._offset, other._hop = list(self._tokens), self._offset, self._hop
+        other._tokens, other._offset, other._hops = list(self._tokens), self._offset, self._hops
         other._stream = self._stream.fork()
         return other
 
-    def _size(self) -> int:
-        """Tokens of the next hop; the first fills up the prompt's last block."""
-        return self._hop + (-len(self._reference.tokens) % HOP if self._offset == 0 else 0)
+    def _end(self) -> int:
+        return self._offset + hop(self._hops, len(self._reference.tokens))
 
 
 class LowLatency:

@@ -1,0 +1,94 @@
+"""Fun-CosyVoice3: how its goldens are fed (docs/systems/cosyvoice3.md; golden.json's notes).
+
+One module for each part of the model; what a golden's tensor is called says which part it belongs to.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from voxport.bounds import Bound
+from voxport.bundle import Bundle
+from voxport.graphs.session import Array
+from voxport.systems.cosyvoice3.section import Section
+from voxport.systems.cosyvoice3.voice import synthetic_voice
+from voxport_parity.systems.cosyvoice3 import flow, frontend, lm, pipeline, vocoder
+from voxport_parity.trace import Golden, Trace
+
+
+class Part(Protocol):
+    """What each module has: as `Feeds`, for its own tensors."""
+
+    def bound(self, name: str, /) -> Bound: ...
+    def rounded(self, name: str, /) -> Bound | None: ...
+    def stage(self, name: str, /) -> str: ...
+    def input_reason(self, name: str, /) -> str | None: ...
+
+
+def _part(name: str) -> Part:
+    if flow.owns(name):
+        return flow
+    if vocoder.owns(name):
+        return vocoder
+    return {"frontend": frontend, "llm": lm, "sampler": lm}.get(name.partition(".")[0], pipeline)
+
+
+def bound(name: str) -> Bound:
+    """See `Feeds`."""
+    return _part(name).bound(name)
+
+
+def rounded(name: str) -> Bound | None:
+    """See `Feeds`."""
+    return _part(name).rounded(name)
+
+
+def stage(name: str) -> str:
+    """See `Feeds`."""
+    return _part(name).stage(name)
+
+
+def input_reason(name: str) -> str | None:
+    """See `Feeds`."""
+    return _part(name).input_reason(name)
+
+
+def options(golden: Golden) -> dict[str, Any]:
+    """See `Feeds`: the times at which upstream's net was looked at become rows of the table of times."""
+    times = golden.tensors.get("dit_short.t", np.empty(0))
+    return {"times": tuple(sorted({float(time) for time in times}))}
+
+
+def without_golden(bundle: Bundle) -> Golden:
+    """Ids, tokens, a voice and a mel, for a checkpoint nobody has goldens for."""
+    section = bundle.section(Section)
+    (vector,) = bundle.session("flow_speaker").stage.inputs
+    voice = synthetic_voice(section, int(vector.sized({})[0]), seconds=0.6)
+    tensors = lm.inputs(bundle) | vocoder.made_up(section.mel.bands)
+    tensors |= {
+        "frontend.prompt_token": voice.tokens[None],
+        "frontend.prompt_feat": voice.mel[None],
+        "frontend.spk_embedding": voice.embedding[None],
+        pipeline.HEARD: tensors[pipeline.GENERATED],
+    }
+    return Golden(tensors, {"settings": {}}, None)
+
+
+def live(_files: Sequence[Path], _golden: Golden, _trace: Trace) -> Iterator[tuple[str, Array, Array]]:
+    """Nothing: upstream's own code is not a package that could be run beside the net."""
+    return iter(())
+
+
+def trace(bundle: Bundle, golden: Golden) -> Trace:
+    """See `Feeds`."""
+    outputs = Trace()
+    for part_of in (frontend.trace, lm.trace, flow.trace, vocoder.trace, pipeline.trace):
+        outputs |= part_of(bundle, golden)
+    return outputs
+
+
+def streamed(bundle: Bundle, golden: Golden) -> Trace:
+    """See `Feeds`: tokens and mel in random pieces."""
+    return flow.streamed(bundle, golden) | vocoder.streamed(bundle, golden)
