@@ -161,12 +161,16 @@ def save_file(file: GraphFile, folder: Path, recipe: Recipe, target: str, gate: 
     the stage's graph.
     """
     name, goal = file.stage.name, TARGETS[target]
-    exact, model, path = file.session(), file.model(goal), folder / f"{file.stage.name}.onnx"
-    file_plan = plan_file(model, file, recipe)
+    exact, path = file.session(), folder / f"{name}.onnx"
     record = StageRecord(file.path.stat().st_size, flops=0, int8_ops=0, axes=file.axes(exact.stage))
+    as_it_is = StageResult(record, Plan(name, (), {}, (), 0, {}), (), ())
+    shutil.copyfile(file.path, path)
+    if goal.contrib and not any(rule.names(name) for rule in recipe.rule):
+        return as_it_is  # nobody need look into it
+    model = file.model(goal)
+    file_plan = plan_file(model, file, recipe)
     if not file_plan.kinds:
-        shutil.copyfile(file.path, path)
-        return StageResult(record, file_plan, (), ())
+        return replace(as_it_is, plan=file_plan)
     measurement = measure(file_plan, goal, Store(model.graph))
     store = Store(model.graph, folder / f"{name}.onnx.data")
     rewrite_products(model, file_plan.rules, goal, store)

@@ -108,9 +108,9 @@ def _product(node: NodeProto, makers: Mapping[str, NodeProto]) -> Product | None
     if node.op_type in ("MatMulIntegerToFloat", "MatMulInteger"):
         weight, y = names[1].removesuffix(".int8"), node.output[0].removesuffix(".int32").removesuffix(".steps")
         x, moves = names[0], []
-        quantized = makers.get(makers[x].input[0])
-        if quantized is not None and quantized.op_type == "QuantizeLinear":  # of x as a matrix, by rows
-            return Product(weight, makers[quantized.input[0]].input[0], y)
+        codes = makers.get(makers[x].input[0]) if makers[x].op_type == "Reshape" else makers[x]
+        if codes is not None and codes.op_type == "QuantizeLinear":  # by rows: of x as a matrix, or of x / step
+            return Product(weight, makers[codes.input[0]].input[0], y)
         while makers[x].op_type in ("Reshape", "Gather"):
             moves.append(makers[x])
             x = makers[x].input[0]

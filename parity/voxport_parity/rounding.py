@@ -17,8 +17,10 @@ from voxport_exporters.graphs import caches, int8rows, nbits
 from voxport_exporters.graphs import int8 as quantize
 from voxport_exporters.graphs import tables as lookup
 from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.plan import KINDS
 
 Function = Callable[[Tensor], Tensor]
+ROUNDED = (*KINDS, *lookup.ROWS)  # kinds of weights that a net's graph has
 
 
 def built(parts: Iterable[Part], recipe: Recipe) -> list[Part]:
@@ -66,7 +68,7 @@ class _Rounding(TorchFunctionMode):
     def __init__(self, part: Part, recipe: Recipe, target: str) -> None:
         super().__init__()
         rules = {id(p): recipe.of(part.stage.name, name) for name, p in part.net.named_parameters() if p.dim() == 2}
-        self._rules = {key: rule for key, rule in rules.items() if rule.kind != "fp32"}
+        self._rules = {key: rule for key, rule in rules.items() if rule.kind in ROUNDED}
         self._target = target
         self._functions: dict[int, Function] = {}
         self.scales: Mapping[int, Array] = {}  # of the caches of this call, by the id of their tensor
