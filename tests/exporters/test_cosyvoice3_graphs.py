@@ -13,8 +13,9 @@ from voxport.graphs.ort import OrtSession
 from voxport.recipe import Recipe, Rule
 from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.pack import save_file
+from voxport_exporters.recipe import named
 from voxport_exporters.systems.cosyvoice3.config import read_config
-from voxport_exporters.systems.cosyvoice3.frontend import SPEAKER, TOKENIZER, graphs
+from voxport_exporters.systems.cosyvoice3.frontend import FRONTEND_RULES, SPEAKER, TOKENIZER, graphs
 from voxport_exporters.targets import TARGETS
 
 ROOT = FIXTURES / "cosyvoice3"
@@ -61,3 +62,24 @@ def test_a_voice_of_another_width_than_the_flow_takes_is_refused() -> None:
     speaker, _ = graphs(ROOT, replace(config, flow=replace(config.flow, spk_embed_dim=256)))
     with pytest.raises(ValueError, match=r"is not the graph of campplus: .*wanted .*output float32\[1, 256\]"):
         speaker.session()
+
+
+def test_a_recipe_file_stores_the_tokenizer_in_two_bytes(tmp_path: Path) -> None:
+    rules = tmp_path / "small.toml"
+    rules.write_text('[[rule]]\nkind = "fp16"\nstage = "speech_tokenizer"\n')
+    recipe = named(str(rules), {})
+    for name, file in found().items():
+        record = save_file(file, tmp_path, recipe, "cpu").record
+        assert record.equal_ids == (1.0 if name == "speech_tokenizer" else None)
+        same = (tmp_path / f"{name}.onnx").read_bytes() == file.path.read_bytes()
+        assert same is (name == "campplus")
+    stored = sum(path.stat().st_size for path in tmp_path.glob("speech_tokenizer.*"))
+    assert stored < 0.7 * (ROOT / TOKENIZER).stat().st_size
+
+
+@pytest.mark.parametrize("name", FRONTEND_RULES)
+def test_rules_of_the_front_end_name_its_stages(name: str, tmp_path: Path) -> None:
+    recipe = Recipe(name, FRONTEND_RULES[name])
+    for file in found().values():
+        plan = save_file(file, tmp_path, recipe, "cpu").plan
+        assert (plan.kinds == []) is (name == "fp32" or (name == "int8" and file.stage.name == "speech_tokenizer"))

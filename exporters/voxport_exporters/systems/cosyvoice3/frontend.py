@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.recipe import Rule
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.systems.cosyvoice3.config import Config
@@ -19,6 +20,14 @@ TOKENIZER, SPEAKER = "speech_tokenizer_v3.onnx", "campplus.onnx"
 MELS, BANDS = 128, 80
 FRAMES = 300  # of 10 ms: a prompt of 3 seconds
 Array = np.ndarray
+
+# As released unless asked: what a recipe may add for a smaller tokenizer (968 MB; 485 and 262 MB). Ids are decided by
+# thresholds, so some change: of 75, of random weights, 1 with fp16 and 5 with int8.
+FRONTEND_RULES: dict[str, list[Rule]] = {
+    "fp32": [],
+    "fp16": [Rule("fp16", stage=stage) for stage in ("speech_tokenizer", "campplus")],
+    "int8": [Rule("int8r", stage="speech_tokenizer"), Rule("fp16", stage="campplus")],
+}
 
 
 def graphs(root: Path, config: Config) -> tuple[GraphFile, ...]:
