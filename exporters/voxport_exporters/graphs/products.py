@@ -36,10 +36,11 @@ class Product:
 
 
 def products(graph: ir.Graph) -> Iterator[Product]:
-    """Every MatMul whose second operand is a 2-D initializer, in the graph's order."""
+    """Every MatMul whose second operand is a 2-D initializer of float32, in the graph's order. What a net computes in
+    float64 is never quantized."""
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
-        if weight is not None and weight.is_initializer() and matrix_shape(weight):
+        if weight is not None and weight.is_initializer() and matrix_shape(weight) and _is_float32(weight):
             yield Product(node, weight)
 
 
@@ -47,6 +48,10 @@ def matrix_shape(value: ir.Value) -> tuple[int, int] | None:
     """The two sizes of a constant matrix; None where the constant has another rank."""
     shape = value.const_value.shape.numpy() if value.const_value is not None else ()
     return (shape[0], shape[1]) if len(shape) == 2 else None
+
+
+def _is_float32(value: ir.Value) -> bool:
+    return value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
 
 
 def bias_after(value: ir.Value) -> tuple[ir.Node, ir.Value] | None:
