@@ -12,7 +12,7 @@ from tests.exporters.cosyvoice3_flows import bundle, odd, parts
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
-from voxport.systems.cosyvoice3.flow import Flow
+from voxport.systems.cosyvoice3.flow import Flow, aligned
 from voxport.systems.cosyvoice3.flowstream import FlowStream, Reference
 from voxport.systems.cosyvoice3.noise import FRAMES
 from voxport.systems.cosyvoice3.section import Section
@@ -161,6 +161,19 @@ def test_the_whole_at_once_is_another_mel_and_noise_is_where_it_begins(flow: Flo
     assert mel.shape == streamed.shape == silence.shape
     assert np.abs(mel - streamed).max() > 1e-3
     assert np.abs(mel - silence).max() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [0, 2, 3, 8, 9, 15, 16, 30])
+def test_after_an_aligned_reference_the_first_block_is_almost_all_speech(flow: Flow, tokens: int) -> None:
+    voice = reference(tokens)
+    cut = aligned(voice, flow.section)
+    lost = tokens - len(cut.tokens)
+    assert 0 <= lost <= BLOCK // RATIO
+    np.testing.assert_array_equal(cut.tokens, voice.tokens[lost:])
+    np.testing.assert_array_equal(cut.mel, voice.mel[RATIO * lost :])
+    if tokens > 2 + BLOCK // RATIO:
+        assert RATIO * (len(cut.tokens) - 2) % BLOCK < RATIO
+        assert len(flow.stream(cut, STEPS).feed(TOKENS[:5])) >= BLOCK - 2 * RATIO - RATIO
 
 
 def test_what_cannot_be_is_said_in_a_line(flow: Flow) -> None:

@@ -21,6 +21,9 @@ from voxport.systems.cosyvoice3.noise import flow_noise
 from voxport.systems.cosyvoice3.section import FlowSection
 
 STEPS = 10  # upstream's n_timesteps, hard-coded there
+# Seconds of speech that a streamed block may see where memory counts: with 10 steps a second takes 90 MB in fp16 and
+# twice that in float32, and so does every second of the reference.
+WINDOW = 4.0
 
 Watch = Callable[[Array, Array], None]  # x [frames, bands] before a step, velocity [2, frames, bands] there
 
@@ -103,6 +106,22 @@ class Flow:
 
     def _prime(self, reference: Reference, steps: int, noise: Noise | None) -> FlowStream:
         return FlowStream.primed(self.net, reference, self.net.steps(steps), noise or upstream_noise(reference))
+
+
+def aligned(reference: Reference, section: FlowSection) -> Reference:
+    """The reference without its first few tokens, cut so that it ends where a block does.
+
+    A block is computed as a whole. When the reference ends inside one, speech only gets the rest of it; when it ends
+    with one, the first block is almost all speech, and no time passes on a block that holds none. The result is what
+    upstream makes of the shorter reference.
+    """
+    count, first = len(reference.tokens), section.lookahead + 1
+    choices = range(max(first, count - section.block // section.ratio), count + 1)
+    if not choices:
+        return reference
+    best = min(reversed(choices), key=lambda tokens: section.ratio * (tokens - section.lookahead) % section.block)
+    cut = count - best
+    return Reference(reference.tokens[cut:], reference.mel[cut * section.ratio :], reference.embedding)
 
 
 def upstream_noise(reference: Reference) -> Noise:
