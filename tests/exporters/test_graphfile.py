@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.command import done, run
 from tests.exporters import test_pack
 from tests.exporters.graphfiles import STAGE, call, graph_file, released
 
@@ -149,6 +150,18 @@ def test_a_recipe_that_names_the_stage_quantizes_it(kind: Kind, turned: bool, ta
     assert all(d.ok for d in diffs), diffs
     domains = {node.domain for node in onnx.load(folder / "ids.onnx", load_external_data=False).graph.node}
     assert domains <= TARGETS[target].domains
+
+
+def test_info_says_what_became_of_the_outputs(tmp_path: Path) -> None:
+    pack(job(tmp_path), tmp_path / "b", recipe("int8r"), "cpu")
+    stage = Bundle(tmp_path / "b").manifest.stages["ids"]
+    assert stage.equal_ids is not None
+    (line,) = (line for line in done(run("info", tmp_path / "b")).splitlines() if line.startswith("  ids: "))
+    assert line.endswith(f" dB of its outputs, {stage.equal_ids:.1%} of its ids stay")
+    pack(job(tmp_path), tmp_path / "b", FP32, "cpu")
+    found = done(run("info", tmp_path / "b", "--tensors"))
+    assert "quantized" not in found
+    assert "output  indices int64[B, L]" in found
 
 
 def test_weights_of_two_bytes_halve_the_stage(tmp_path: Path) -> None:
