@@ -169,11 +169,15 @@ def test_upstream_feeds_the_last_input_twice_when_the_text_ends() -> None:
     assert right.fed.count("s7") == 20
 
 
-def test_upstream_begins_without_text_where_there_is_no_prompt() -> None:
-    assert talk(until(20), dialogue([[0], [1]], [], []), UPSTREAM)[1].calls[0] == s([SOS]) + t(INSTRUCTION)
-    assert talk(until(20), dialogue([[0], [1]], [], []), RIGHT)[1].calls[0] == s([SOS]) + t([*INSTRUCTION, 0, 1]) + s(
-        [TASK]
-    )
+def test_upstreams_first_speech_does_not_wait_for_text() -> None:
+    """Without a prompt, and after one of whole blocks, whose next token the model would have to say on no text."""
+    begin = s([SOS]) + t(INSTRUCTION)
+    for transcript, tokens in (([], []), (list(range(5)), 15 * [1])):
+        block = t(transcript) + s(tokens)
+        _, upstream = talk(until(40), dialogue([[20], [21]], transcript, tokens), UPSTREAM)
+        assert upstream.calls[:2] == [begin + block, s([7])]
+        _, right = talk(until(40), dialogue([[20], [21]], transcript, tokens), RIGHT)
+        assert right.calls[0] == begin + block + t([20, 21]) + s([TASK])
 
 
 @pytest.mark.parametrize("rule", [RIGHT, UPSTREAM])

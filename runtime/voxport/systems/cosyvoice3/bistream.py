@@ -6,8 +6,8 @@ takes the first places, whichever text there is.
 
 `blocks` keeps to that, and its tokens do not depend on how the text was cut. `as_upstream` is inference_bistream
 (llm/llm.py) with all that it does otherwise: the input before a `fill` is fed once more when the text ends; the
-prompt's speech is forgotten where the text ends before it; the first block may have no text; what is neither speech
-nor `fill` is an error while text may come.
+prompt's speech is forgotten where the text ends before it; the first speech, without a prompt or after one of whole
+blocks, does not wait for text; what is neither speech nor `fill` is an error while text may come.
 """
 
 from collections.abc import Iterator, Sequence
