@@ -16,7 +16,7 @@ from voxport.systems.cosyvoice3.flownet import FlowNet, Step
 
 Noise = Callable[[int, int], Array]  # frames from .. to, counted from the reference's first -> float32 [frames, bands]
 
-GROWTH = 4  # blocks by which caches without a window grow
+GROWTH = 4  # blocks by which caches grow until they hold the window
 PROMPT = "prompt."
 
 
@@ -42,17 +42,17 @@ class Blocks:
     """The net on one block after the other; `steps` Euler steps each."""
 
     def __init__(
-        self, net: FlowNet, steps: list[Step], speaker: dict[str, Array], window: int | None, room: int = GROWTH
+        self, net: FlowNet, steps: list[Step], speaker: dict[str, Array], window: int | None, room: int = 0
     ) -> None:
-        """`window`: how many blocks before its own a block sees, beside those that were fixed; None: all, and there is
-        room for `room` blocks at first."""
+        """`window`: how many blocks before its own a block sees, beside those that were fixed; None: all. `room`: for
+        how many blocks there are caches at first."""
         self._net, self._steps, self._speaker, self._window = net, steps, speaker, window
         self._session = net.session("flow_stream")
         self._caches = [t for t in self._session.stage.state if t.shared]
         self._tails = [t.name for t in self._session.stage.state if not t.shared]
         nothing = {PROMPT + t.name: np.zeros(t.sized({CAPACITY: 0}), t.dtype) for t in self._caches}
         self._fixed = [nothing] * len(steps)  # the caches of blocks that stay, by step
-        self._capacity = room if window is None else window + 1  # blocks
+        self._capacity = room  # blocks
         self._states = self._start()
         self.done = 0  # blocks
         self.start = 0  # frames
@@ -115,8 +115,9 @@ class Blocks:
     def _room(self, frames: int) -> Array:
         """Slots for the next block, which is the last one if it is short: int64 [frames]."""
         block = self._net.section.block
-        if self._window is None and self.done == self._capacity:
-            self._grow()
+        most = self.done + GROWTH if self._window is None else self._window + 1
+        if self.done == self._capacity < most:
+            self._grow(min(most, self._capacity + GROWTH))
         slot = self.done % self._capacity
         if frames < block and self.done >= self._capacity:
             # A short block leaves slots of the oldest block as they are. As the last ones of all, nobody reads them.
@@ -128,9 +129,9 @@ class Blocks:
             slot = self._capacity - 1
         return np.arange(slot * block, slot * block + frames)
 
-    def _grow(self) -> None:
+    def _grow(self, capacity: int) -> None:
         """Larger caches with what these hold, one step at a time."""
-        filled, self._capacity = self._filled(), self._capacity + GROWTH
+        filled, self._capacity = self._filled(), capacity
         for i, old in enumerate(self._states):
             self._states[i] = new = self._start_step(i)
             for tensor in self._session.stage.state:
