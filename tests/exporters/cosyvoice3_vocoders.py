@@ -124,8 +124,8 @@ def bundle(target: str, path: Path, recipe: Recipe = Recipe("fp32")) -> Bundle: 
         stages.section(config),
         MelSection(mel.win_size, mel.n_fft, mel.hop_size, mel.num_mels, mel.fmin, mel.fmax),
     )
-    made = stages.parts(Weights.open(FIXTURES / "cosyvoice3" / "hift.pt"), config)
-    job = Job("cosyvoice3", "test", config.sample_rate, made, (), path, section, rehearse=False)
+    vocoder_parts = stages.parts(Weights.open(FIXTURES / "cosyvoice3" / "hift.pt"), config)
+    job = Job("cosyvoice3", "test", config.sample_rate, vocoder_parts, (), path, section, rehearse=False)
     pack(job, path, recipe, target)
     return Bundle(path)
 

@@ -66,7 +66,7 @@ def without_golden(bundle: Bundle) -> Golden:
     section = bundle.section(Section)
     (vector,) = bundle.session("flow_speaker").stage.inputs
     voice = synthetic_voice(section, int(vector.sized({})[0]), seconds=0.6)
-    tensors = lm.inputs(bundle) | vocoder.made_up(section.mel.bands)
+    tensors = lm.inputs(bundle) | vocoder.stand_in(section.mel.bands)
     tensors |= {
         "frontend.prompt_token": voice.tokens[None],
         "frontend.prompt_feat": voice.mel[None],

@@ -56,7 +56,7 @@ def input_reason(name: str) -> str | None:
     return "noise of the source" if name == BLOCK else None
 
 
-def made_up(bands: int) -> Trace:
+def stand_in(bands: int) -> Trace:
     """A mel for a checkpoint nobody has goldens for."""
     return {f"{SHORT}mel": draws.normals(0, "parity.mel", 0, (1, bands, FRAMES)) * 2 - 5}
 
@@ -76,7 +76,7 @@ def trace(bundle: Bundle, golden: Golden) -> Trace:
         listener = Listener.of(vocoder := Vocoder(bundle, 1, section))
         outputs[WHOLE] = vocoder.decode(tensors[MEL][0].T, noise)[None]
         outputs[PITCH] = listener["f0"].record["f0"][None]
-    return _heard(golden, outputs | chunks(Vocoder(bundle, 1, section), golden))
+    return _comparable(golden, outputs | chunks(Vocoder(bundle, 1, section), golden))
 
 
 def streamed(bundle: Bundle, golden: Golden) -> Trace:
@@ -87,10 +87,10 @@ def streamed(bundle: Bundle, golden: Golden) -> Trace:
     edges = np.sort(np.random.default_rng(0).integers(0, len(mel), 9))
     stream = Vocoder(bundle, 1, section).stream(source_noise(golden, section.skip))
     pieces = [stream.feed(piece) for piece in np.split(mel, edges)]
-    return _heard(golden, {WHOLE: np.concatenate([*pieces, stream.flush()])[None]})
+    return _comparable(golden, {WHOLE: np.concatenate([*pieces, stream.flush()])[None]})
 
 
-def _heard(golden: Golden, outputs: Trace) -> Trace:
+def _comparable(golden: Golden, outputs: Trace) -> Trace:
     """Without what follows from the source's noise, where upstream had another one and the golden lacks it."""
     if BLOCK in golden.tensors or not golden.meaning(BLOCK):
         return outputs
@@ -112,9 +112,7 @@ def waves(vocoder: Vocoder, mels: Iterable[Array], noise: SourceNoise) -> list[S
 def chunks(vocoder: Vocoder, golden: Golden, mels: list[Array] | None = None) -> Trace:
     """Upstream's streamed waveform, as its golden samples it. `mels`: of the chunks; by default the golden's."""
     tensors = golden.tensors
-    if mels is None:
-        found = {int(match[1]): tensors[name][0].T for name in tensors if (match := CHUNK.fullmatch(name))}
-        mels = [found[i] for i in sorted(found)]
+    mels = _mels(golden, vocoder.hop) if mels is None else mels
     if not mels:
         return Trace()
     out = waves(vocoder, mels, source_noise(golden, vocoder.skip))
@@ -130,6 +128,21 @@ def chunks(vocoder: Vocoder, golden: Golden, mels: list[Array] | None = None) ->
             half = tensors[name].shape[1] // 2
             outputs[name] = np.stack([wave[edge - half : edge + half] for edge in np.cumsum(sizes)[:-1]])
     return outputs
+
+
+def _mels(golden: Golden, hop: int) -> list[Array]:
+    """Of all chunks, [frames, bands]; none where the golden lacks one of them."""
+    tensors = golden.tensors
+    by_number = {int(match[1]): tensors[name][0].T for name in tensors if (match := CHUNK.fullmatch(name))}
+    mels = [by_number[i] for i in sorted(by_number)]
+    samples = sum(map(len, mels)) * hop
+    counts = [len(tensors[name]) for name in tensors if STREAM.fullmatch(name) and tensors[name].ndim == 1]
+    counts += [len(tensors[name]) + 1 for name in tensors if name.endswith("stream_boundaries")]
+    whole = all(count == len(mels) for count in counts) and sorted(by_number) == list(range(len(mels)))
+    for name in tensors:
+        if match := EVERY.fullmatch(name):
+            whole = whole and tensors[name].size == -(-samples // int(match[1]))
+    return mels if whole else []
 
 
 def _short(vocoder: Vocoder, golden: Golden, kind: str, noise: SourceNoise) -> Trace:
