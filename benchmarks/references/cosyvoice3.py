@@ -26,7 +26,7 @@ class LanguageModel:
 
     def __init__(self, checkpoint: Path, config: Config) -> None:
         self._codes, self._sampling = config.llm.speech_token_size, config.llm.sampling
-        state = torch.load(checkpoint / "llm.pt", weights_only=True, mmap=True)
+        state = torch.load(checkpoint / "llm.pt", weights_only=True)
         self.text, self.speech = state.pop(f"{MODEL}embed_tokens.weight"), state.pop("speech_embedding.weight")
         self.head = state.pop("llm_decoder.weight")
         self.model = _model(json.loads((checkpoint / QWEN / "config.json").read_text()), state)

@@ -227,5 +227,5 @@ def load(checkpoint: Path, config: FlowConfig) -> Flow:
     """The net of flow.pt."""
     with torch.device("meta"):
         net = Flow(config)
-    net.load_state_dict(torch.load(checkpoint / "flow.pt", weights_only=True, mmap=True), assign=True)
+    net.load_state_dict(torch.load(checkpoint / "flow.pt", weights_only=True), assign=True)
     return net.eval()
