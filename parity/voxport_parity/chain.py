@@ -61,10 +61,10 @@ def chain(
     exporter, feeds = exporters.SYSTEMS[system](), SYSTEMS[system]()
 
     found = Golden.of(checkpoint)
-    wanted = {**options, **(feeds.options(found) if found is not None else {})}
+    asks = {**options, **(feeds.options(found) if found is not None else {})}
 
     def job() -> Job:
-        return exporter.job(checkpoint, **wanted)
+        return exporter.job(checkpoint, **asks)
 
     with tempfile.TemporaryDirectory(prefix="voxport-parity-") as folder:
         scratch = Path(folder)

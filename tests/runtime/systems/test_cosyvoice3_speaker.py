@@ -77,8 +77,8 @@ def test_the_seed_decides_whatever_the_schedule(cosyvoice3: Speaker, cosyvoice3_
     def tokens(seed: int, **options: Any) -> list[int]:
         speech = cosyvoice3.say(TEXT, voice=cosyvoice3_friend, seed=seed, max_new_tokens=30, **PLAIN, **options)
         speech.samples()
-        said: list[int] = speech.tokens.tolist()
-        return said
+        ids: list[int] = speech.tokens.tolist()
+        return ids
 
     assert tokens(1) == tokens(1, schedule="whole") == tokens(1, stream=False)
     assert tokens(1) != tokens(2)
@@ -88,25 +88,25 @@ def test_text_in_pieces_is_said_while_it_comes(cosyvoice3: Speaker, cosyvoice3_f
     def say(*pieces: str) -> list[int]:
         speech = cosyvoice3.say(iter(pieces), voice=cosyvoice3_friend, max_new_tokens=60, seed=3)
         speech.samples()
-        said: list[int] = speech.tokens.tolist()
-        return said
+        ids: list[int] = speech.tokens.tolist()
+        return ids
 
     text = "Good day to all of you, the lazy dog sleeps again and again until the morning comes."
     assert say(text) == say(text[:13], text[13:40], text[40:])
 
 
 def test_text_is_not_asked_for_before_it_is_needed(cosyvoice3: Speaker, cosyvoice3_friend: Voice) -> None:
-    asked = threading.Event()
+    waiting = threading.Event()
 
     def pieces() -> Iterator[str]:
         yield "Good day to all of you, the lazy dog sleeps again. "
-        asked.set()
+        waiting.set()
         yield "The end."
 
     with cosyvoice3.say(pieces(), voice=cosyvoice3_friend, seed=1, max_new_tokens=80) as speech:
-        assert not asked.is_set()
+        assert not waiting.is_set()
         speech.samples()
-    assert asked.is_set()
+    assert waiting.is_set()
 
 
 def test_speed_stretches_the_whole_speech(cosyvoice3: Speaker, cosyvoice3_friend: Voice) -> None:
@@ -119,10 +119,10 @@ def test_speed_stretches_the_whole_speech(cosyvoice3: Speaker, cosyvoice3_friend
 def test_a_voice_is_put_on_what_was_said(cosyvoice3: Speaker, cosyvoice3_friend: Voice) -> None:
     samples, rate = files.read(RECORDING)
     speech = cosyvoice3.revoice(samples, rate, voice=cosyvoice3_friend, stream=False)
-    heard = cosyvoice3.tokenize(samples, rate)
-    frames = 2 * (len(cosyvoice3_friend.tokens) + len(heard)) - len(cosyvoice3_friend.mel)  # not aligned, as upstream
+    tokens = cosyvoice3.tokenize(samples, rate)
+    frames = 2 * (len(cosyvoice3_friend.tokens) + len(tokens)) - len(cosyvoice3_friend.mel)  # not aligned, as upstream
     assert len(speech.samples()) == 480 * frames
-    assert np.array_equal(speech.tokens, heard)
+    assert np.array_equal(speech.tokens, tokens)
     assert speech.stopped == "end"
 
 
@@ -155,13 +155,13 @@ def reference_of(count: int) -> Reference:
     return Reference(np.arange(count), np.arange(2 * count, dtype=np.float32)[:, None], np.ones(1, np.float32))
 
 
-@pytest.mark.parametrize(("tokens", "kept"), [(75, 53), (78, 78), (53, 53), (28, 28), (27, 27), (23, 23), (0, 0)])
+@pytest.mark.parametrize(("tokens", "rest"), [(75, 53), (78, 78), (53, 53), (28, 28), (27, 27), (23, 23), (0, 0)])
 def test_a_prompt_is_trimmed_to_whole_blocks_and_what_speech_may_change(
-    cosyvoice3: Speaker, tokens: int, kept: int
+    cosyvoice3: Speaker, tokens: int, rest: int
 ) -> None:
     reference = trimmed(reference_of(tokens), cosyvoice3.section.flow)
-    assert reference.tokens.tolist() == list(range(tokens - kept, tokens))  # the newest
-    assert len(reference.mel) == 2 * kept
+    assert reference.tokens.tolist() == list(range(tokens - rest, tokens))  # the newest
+    assert len(reference.mel) == 2 * rest
 
 
 @pytest.mark.parametrize(("frames", "speed"), [(164, 1.3), (7, 0.5), (1, 2.0), (50, 10.0)])

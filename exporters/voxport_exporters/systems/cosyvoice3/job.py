@@ -17,8 +17,7 @@ from pathlib import Path
 import msgspec
 
 from voxport.recipe import Recipe
-from voxport.systems.cosyvoice3.schedule import STEPS
-from voxport.systems.cosyvoice3.section import FlowSection, LlmSection, MelSection, Section, VocoderSection
+from voxport.systems.cosyvoice3.section import LlmSection, MelSection, Section
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
@@ -26,7 +25,6 @@ from voxport_exporters.pack import Job
 from voxport_exporters.systems.cosyvoice3 import flow, frontend, tokenizer, vocoder, voices
 from voxport_exporters.systems.cosyvoice3 import llm as language_model
 from voxport_exporters.systems.cosyvoice3.config import QWEN, YAML, Config, read_config
-from voxport_exporters.systems.cosyvoice3.source import draws_before_source
 
 LLM = {"base": "llm.pt", "rl": "llm.rl.pt"}
 FLOW, VOCODER = "flow.pt", "hift.pt"
@@ -83,18 +81,11 @@ def _find(root: Path, variant: str | None) -> Path:
 
 def section(config: Config) -> Section:
     """The manifest's section."""
-    llm, flow_config, mel = config.llm, config.flow, config.mel
+    llm, mel = config.llm, config.mel
     return Section(
         token_rate=config.token_frame_rate,
         llm=LlmSection(llm.speech_token_size, config.decoder.context, llm.mix_ratio),
-        flow=FlowSection(
-            ratio=flow_config.token_mel_ratio,
-            lookahead=flow_config.pre_lookahead_len,
-            block=flow_config.dit.static_chunk_size,
-            guidance=flow_config.cfm.inference_cfg_rate,
-            schedule=flow_config.cfm.t_scheduler,
-            steps=STEPS,
-        ),
-        vocoder=VocoderSection(config.hift.hop, draws_before_source(config)),
+        flow=flow.section(config.flow),
+        vocoder=vocoder.section(config),
         mel=MelSection(mel.win_size, mel.n_fft, mel.hop_size, mel.num_mels, mel.fmin, mel.fmax),
     )

@@ -71,7 +71,7 @@ def without_golden(bundle: Bundle) -> Golden:
         "frontend.prompt_token": voice.tokens[None],
         "frontend.prompt_feat": voice.mel[None],
         "frontend.spk_embedding": voice.embedding[None],
-        pipeline.HEARD: tensors[pipeline.GENERATED],
+        pipeline.TOKENS: tensors[pipeline.GENERATED],
     }
     return Golden(tensors, {"settings": {}}, None)
 

@@ -13,7 +13,7 @@ from voxport.systems.cosyvoice3.section import Section
 from voxport.systems.cosyvoice3.silence import SilenceFilter
 from voxport_parity.trace import Golden, Trace
 
-GENERATED, HEARD, PROMPT = "llm.greedy_tokens", "pipeline.tokens_after_silent_filter", "frontend.prompt_token"
+GENERATED, TOKENS, PROMPT = "llm.greedy_tokens", "pipeline.tokens_after_silent_filter", "frontend.prompt_token"
 
 
 def bound(_name: str) -> Bound:
@@ -40,10 +40,10 @@ def trace(bundle: Bundle, golden: Golden) -> Trace:
     """What follows from upstream's own tokens."""
     tensors, outputs = golden.tensors, Trace()
     if GENERATED in tensors:
-        outputs[HEARD] = filtered(tensors[GENERATED].tolist())
-    heard = tensors.get(HEARD, outputs.get(HEARD))
-    if heard is not None and PROMPT in tensors:
-        outputs |= hops(len(heard), tensors[PROMPT].shape[1], bundle.section(Section).flow.lookahead)
+        outputs[TOKENS] = filtered(tensors[GENERATED].tolist())
+    tokens = tensors.get(TOKENS, outputs.get(TOKENS))
+    if tokens is not None and PROMPT in tensors:
+        outputs |= hops(len(tokens), tensors[PROMPT].shape[1], bundle.section(Section).flow.lookahead)
     return outputs
 
 

@@ -85,8 +85,8 @@ class Upstream:
         self._tokens += np.asarray(tokens).tolist()
         pieces = [SILENCE]
         while len(self._tokens) >= (end := self._end()) + self._flow.section.lookahead:
-            seen = np.array(self._tokens[: end + self._flow.section.lookahead], np.int64)
-            mel = self._flow.upstream_chunk(self._reference, seen, self._steps)
+            known = np.array(self._tokens[: end + self._flow.section.lookahead], np.int64)
+            mel = self._flow.upstream_chunk(self._reference, known, self._steps)
             pieces.append(self._stream.feed(mel[self._offset * self._flow.section.ratio :]))
             self._offset, self._hops = end, self._hops + 1
         return np.concatenate(pieces)

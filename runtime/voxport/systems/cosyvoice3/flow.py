@@ -93,8 +93,8 @@ class Flow:
         blocks = None if window is None else max(0, int(np.ceil(window * self.frame_rate / self.section.block - 1e-9)))
         with self._lock:
             primed = self._primed
-            asked = (steps, noise)
-            if primed is None or (primed.steps, primed.noise) != asked or not primed.reference.same(reference):
+            kind = (steps, noise)
+            if primed is None or (primed.steps, primed.noise) != kind or not primed.reference.same(reference):
                 self._primed = primed = _Primed(reference, steps, noise, self._prime(reference, steps, noise))
             return primed.stream.fork(blocks, fix=True)
 

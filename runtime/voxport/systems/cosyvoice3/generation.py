@@ -29,7 +29,7 @@ class Generator:
 
         Upstream has noise for 300 s of prompt and speech; beyond it, and beyond the context, speech would be garbled.
         """
-        read = 2 + len(prompt.prompt_text) + len(prompt.text) + len(_heard(prompt, reference))
+        read = 2 + len(prompt.prompt_text) + len(prompt.text) + len(_prompt_speech(prompt, reference))
         room = min(self._section.llm.context - read, FRAMES // self._section.flow.ratio - len(reference.tokens))
         if room < 1:
             raise ValueError(f"{read} tokens of text and voice leave no room for speech; say the text in several calls")
@@ -39,7 +39,7 @@ class Generator:
         """One try of a piece of text."""
         least, guard = plan.limits(len(prompt.text))
         limit = smallest(plan.settings, self.room(prompt, reference), guard)
-        embeds = self.model.prompt([*prompt.prompt_text, *prompt.text], _heard(prompt, reference))
+        embeds = self.model.prompt([*prompt.prompt_text, *prompt.text], _prompt_speech(prompt, reference))
         row = Row(embeds, least, limit.tokens, _draws(plan, piece.index, attempt))
         for token in self.model.generate(row, plan.rule):
             yield Token(token)
@@ -52,7 +52,7 @@ class Generator:
         dialogue = Dialogue(
             instruction,
             transcript,
-            _heard(prompt, reference),
+            _prompt_speech(prompt, reference),
             text,
             float(plan.settings["min_token_text_ratio"]),
             float(plan.settings["max_token_text_ratio"]),
@@ -64,7 +64,7 @@ class Generator:
         yield from _ended(dialogue.stopped, limit, plan, Piece(""))
 
 
-def _heard(prompt: Prompt, reference: Reference) -> list[int]:
+def _prompt_speech(prompt: Prompt, reference: Reference) -> list[int]:
     """The recording's tokens that the language model reads."""
     return reference.tokens.tolist() if prompt.speech else []
 

@@ -15,9 +15,9 @@ as upstream does offline; otherwise block by block, as upstream's net was traine
 """
 
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -70,9 +70,8 @@ class Speaker:
         self.vocoder = Vocoder(bundle, threads, self.section.vocoder)
         self.tokenizer = Tokenizer(bundle.path / "tokenizer.json")
         self._generator = Generator(self.model, self.section, self.tokenizer.encode(END_OF_PROMPT)[-1])
-        self._lock = threading.Lock()  # of what is loaded at first use
         self._workload_voice = cache(lambda: synthetic_voice(self.section, self._vector, 3.0))
-        self._listener = cache(lambda: Listener(bundle, threads, self.section))
+        self._listener = partial(Listener, bundle, threads, self.section)  # loads its graphs for a recording
 
     @property
     def sample_rate(self) -> int:
@@ -126,13 +125,13 @@ class Speaker:
             self._generator.room(read(piece.text), reference)
         tries = 1 + int(plan.settings["retries"]) if not greedy and not plan.limited and not stream else 1
 
-        def spoken(piece: Piece) -> Events:
+        def speech_of(piece: Piece) -> Events:
             def tokens(attempt: int) -> Events:
                 return self._generator.events(read(piece.text), reference, plan, piece, attempt)
 
             return synthesize(retried(tries, tokens), self._player(reference, plan))
 
-        return self._speech(in_pieces(pieces, 0, spoken))
+        return self._speech(in_pieces(pieces, 0, speech_of))
 
     def revoice(
         self,
@@ -152,12 +151,13 @@ class Speaker:
         plan = self.request(settings, stream=stream)
         speaker = self.voice(voice, ref_audio, None)
         reference = Reference(speaker.tokens, speaker.mel, speaker.embedding)  # as upstream: not aligned
-        listener = self.listener()
+        listener = self._listener(keep=True)  # as long as the recording is
+        pieces = (listener.tokens(piece, rate) for piece in recording.pieces(samples, rate))
+        first = next(pieces)  # a recording that cannot be used is refused before anything is said
 
         def events() -> Events:
-            for piece in recording.pieces(samples, rate):
-                tokens = (Token(int(token)) for token in listener.tokens(piece, rate))
-                yield from synthesize(tokens, self._player(reference, plan))
+            for tokens in chain([first], pieces):
+                yield from synthesize((Token(int(token)) for token in tokens), self._player(reference, plan))
             yield Ended(END)
 
         return self._speech(events())
@@ -167,11 +167,11 @@ class Speaker:
 
         Without a text it does not speak in the mode zero_shot. ValueError: not audio, silent, too long.
         """
-        return self.listener().enroll(path, text)
+        return self._listener().enroll(path, text)
 
     def tokenize(self, samples: Array, rate: int) -> Array:
         """Samples float32 [n] at `rate` Hz -> speech tokens int64 [n]."""
-        listener = self.listener()
+        listener = self._listener(keep=True)
         return np.concatenate([listener.tokens(piece, rate) for piece in recording.pieces(samples, rate)])
 
     def detokenize(self, tokens: Array, seed: int = 0) -> Iterator[Array]:  # noqa: ARG002 - nothing is drawn here
@@ -194,11 +194,6 @@ class Speaker:
     ) -> Request:
         """The settings of one call. ValueError in one line when one cannot be."""
         return request(self.bundle.manifest.sampling, options, seed, greedy, stream)
-
-    def listener(self) -> Listener:
-        """What hears recordings; its graphs are loaded when there is one."""
-        with self._lock:
-            return self._listener()
 
     def voice(
         self,
