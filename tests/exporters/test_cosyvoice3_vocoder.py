@@ -19,7 +19,10 @@ from voxport.recipe import Recipe
 from voxport.systems.cosyvoice3.noise import SineNoise
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
+from voxport_exporters.nets.states import States
 from voxport_exporters.pack import save
+from voxport_exporters.systems.cosyvoice3 import hift as hift_net
+from voxport_exporters.systems.cosyvoice3 import hift_stage
 from voxport_exporters.systems.cosyvoice3 import vocoder as stages
 from voxport_exporters.systems.cosyvoice3.config import Config, read_config
 from voxport_parity.reference import TorchSession
@@ -146,6 +149,30 @@ def test_the_graphs_of_any_config_are_its_nets(name: str, target: str, tmp_path:
     stream = v.stream()
     pieces = [stream.feed(mel[i : i + 1]) for i in range(40)]
     within(np.concatenate([*pieces, stream.flush()]), expected, bounds.VOCODER_AUDIO)
+
+
+class Gaussian(SineNoise):
+    def take(self, samples: int, harmonics: int) -> Array:
+        return np.random.default_rng(0).standard_normal((samples, harmonics)).astype(np.float32)
+
+
+@pytest.mark.parametrize("mistake", ["slope", "reflection", "noise"])
+def test_known_mistakes_of_ports_are_noticed(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inner slope before the last convolution, no reflected step before the last stage, Gaussian noise."""
+
+    def zeros_first(x: torch.Tensor, states: States) -> torch.Tensor:
+        states.keep(states.take().clamp(min=1))
+        return states.join(x[0], axis=1)[None, :, :-1]
+
+    if mistake == "slope":
+        monkeypatch.setattr(hift_net, "POST_SLOPE", hift("odd").lrelu_slope)
+    if mistake == "reflection":
+        monkeypatch.setattr(hift_stage, "_late", zeros_first)
+    of, tensors = parts("odd")
+    v, mel = vocoder(nets(of), hift("odd")), mel_of("odd", 20)
+    expected = upstream(tensors, hift("odd"), mel, SineNoise(0).take(20 * v.hop, v.harmonics))
+    got = v.decode(mel, Gaussian(0) if mistake == "noise" else None)
+    assert np.abs(got - expected).max() > 20 * bounds.VOCODER_AUDIO.absolute
 
 
 def test_no_graph_holds_noise(fixture_parts: dict[str, Part], tmp_path: Path) -> None:
