@@ -4,9 +4,13 @@ import pytest
 from tests.exporters.cosyvoice3_flows import FIXTURE, bundle, fixture, parts
 from tests.parity.goldens import groups, only, without
 
+from voxport import bounds
 from voxport.bundle import Bundle
-from voxport_parity.compare import compare
+from voxport.recipe import Recipe
+from voxport_exporters.systems.cosyvoice3.flow import FLOW_RULES
+from voxport_parity.compare import compare, nearness
 from voxport_parity.reference import TorchBundle
+from voxport_parity.rounding import rounding
 from voxport_parity.systems.cosyvoice3 import flow
 from voxport_parity.trace import Golden, Trace
 
@@ -53,3 +57,17 @@ def test_a_golden_may_hold_any_part(golden: Golden, tmp_path_factory: pytest.Tem
         assert wrong(flow.trace(exported, without(golden, group)), golden) == []
         assert wrong(flow.trace(exported, only(golden, group)), golden) == []
         flow.streamed(exported, without(golden, group))
+
+
+def test_an_int8_flow_is_the_net_that_rounds_as_it_does(
+    golden: Golden, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    recipe, nets = Recipe("mixed", FLOW_RULES["mixed"]), list(parts(*fixture()).values())
+    exported = bundle(*fixture(), "cpu", tmp_path_factory.mktemp("flow") / "bundle", recipe)
+    rounding_nets = TorchBundle(exported, rounding(nets, recipe, exported))
+    runs = (exported, rounding_nets, TorchBundle(exported, nets))
+    trace, reference, plain = (flow.trace(opened, golden) for opened in runs)
+    for name in ("flow.mel", "flow.est_out_step1", "dit_short.out_stream", "pipeline.stream_mel1"):
+        assert compare("", "", "", name, trace[name], reference[name], flow.rounded(name)).ok
+        assert nearness(trace[name], reference[name], plain[name]) < 0.5 * bounds.NEARER
+        assert compare("", "", "", name, trace[name], plain[name], flow.bound(name)).excess > 1
