@@ -218,3 +218,16 @@ def test_parity_runs_the_graph_where_there_is_no_net(tmp_path: Path) -> None:
     session = nets.session(STAGE.name)
     found = session(session.start(), into=None, **call())[0]
     assert found["indices"].shape == (1, 20)
+
+
+def test_parity_holds_the_products_of_a_bundles_copy(tmp_path: Path) -> None:
+    packed = job(tmp_path)
+    pack(packed, tmp_path / "b", recipe("int8r"), "cpu")
+    recorder = products.Recorder()
+    bundle = Bundle(tmp_path / "b", sessions=recorder)
+    session = bundle.session(STAGE.name)
+    session(session.start(), into=None, **call())
+    (file,), applied = packed.graphs, bundle.manifest.recipe
+    diffs = list(products.check("llvc", file, applied, "cpu", bundle.path / "ids.onnx", recorder.calls["ids"]))
+    assert len(diffs) == 3
+    assert all(d.ok for d in diffs), diffs
