@@ -12,7 +12,8 @@ from tests.exporters.cosyvoice3_flows import bundle, odd, parts
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
-from voxport.systems.cosyvoice3.flow import Flow, aligned
+from voxport.systems.cosyvoice3.audio import trimmed
+from voxport.systems.cosyvoice3.flow import Flow
 from voxport.systems.cosyvoice3.flowstream import FlowStream, Reference
 from voxport.systems.cosyvoice3.noise import FRAMES
 from voxport.systems.cosyvoice3.section import Section
@@ -164,14 +165,15 @@ def test_the_whole_at_once_is_another_mel_and_noise_is_where_it_begins(flow: Flo
 
 
 @pytest.mark.parametrize("tokens", [0, 2, 3, 8, 9, 15, 16, 30])
-def test_after_an_aligned_reference_the_first_block_is_almost_all_speech(flow: Flow, tokens: int) -> None:
+def test_after_a_trimmed_reference_the_first_block_is_almost_all_speech(flow: Flow, tokens: int) -> None:
     voice = reference(tokens)
-    cut = aligned(voice, flow.section)
+    cut = trimmed(voice, flow.section)
     lost = tokens - len(cut.tokens)
     assert 0 <= lost <= BLOCK // RATIO
     np.testing.assert_array_equal(cut.tokens, voice.tokens[lost:])
     np.testing.assert_array_equal(cut.mel, voice.mel[RATIO * lost :])
-    if tokens > 2 + BLOCK // RATIO:
+    assert lost == 0 or RATIO * (len(cut.tokens) - 2) >= BLOCK  # a short one stays as it is
+    if tokens > 3 + BLOCK // RATIO:
         assert RATIO * (len(cut.tokens) - 2) % BLOCK < RATIO
         assert len(flow.stream(cut, STEPS).feed(TOKENS[:5])) >= BLOCK - 2 * RATIO - RATIO
 

@@ -30,7 +30,11 @@ LLM = {"base": "llm.pt", "rl": "llm.rl.pt"}
 FLOW, VOCODER = "flow.pt", "hift.pt"
 
 RECIPES = {name: Recipe(name, [*rules, *flow.FLOW_RULES[name]]) for name, rules in language_model.LLM_RULES.items()}
-CODEC_RECIPES = vocoder.CODEC_RECIPES
+_VOCODER = vocoder.CODEC_RECIPES["fp32"].rule
+CODEC_RECIPES = vocoder.CODEC_RECIPES | {
+    name: Recipe(f"codec-{name}", [*_VOCODER, *frontend.FRONTEND_RULES[kind]])
+    for name, kind in (("frontend-fp16", "fp16"), ("frontend-int8", "int8"))
+}
 
 
 def job(root: Path, variant: str | None = None, llm: str = "base", times: tuple[float, ...] = ()) -> Job:

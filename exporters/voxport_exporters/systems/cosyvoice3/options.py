@@ -26,6 +26,8 @@ OPTIONS = SystemOptions(
     codec_recipes={
         "fp32": "nothing is quantized",
         "int8": "8-bit weights and activations of the vocoder",
+        "frontend-fp16": "the front end's released graphs in fp16: half of 970 MB, as slow",
+        "frontend-int8": "the speech tokenizer in 8 bits: 262 MB; some of its tokens are others",
     },
     examples=("cosyvoice3 checkpoints/Fun-CosyVoice3-0.5B", "cosyvoice3 checkpoints/Fun-CosyVoice3-0.5B --llm rl"),
     default_recipe="mixed",

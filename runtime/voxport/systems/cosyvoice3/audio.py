@@ -142,11 +142,13 @@ def trimmed(reference: Reference, section: FlowSection) -> Reference:
     listener waits for one block, not for two. Less than a block is lost (1 s in the releases), nothing of a prompt
     that is shorter than a block. The tokens of a block that speech may change, the last `lookahead` ones, are kept.
     """
-    block = section.block // section.ratio
-    whole = (len(reference.tokens) - section.lookahead) // block * block
-    if section.block % section.ratio or whole < block:
-        return reference
-    lost = len(reference.tokens) - whole - section.lookahead
+    count, block = len(reference.tokens) - section.lookahead, section.block
+
+    def frames(lost: int) -> int:
+        return section.ratio * (count - lost)
+
+    choices = (lost for lost in range(-(-block // section.ratio)) if frames(lost) >= block)
+    lost = min(choices, key=lambda lost: frames(lost) % block, default=0)
     return Reference(reference.tokens[lost:], reference.mel[lost * section.ratio :], reference.embedding)
 
 

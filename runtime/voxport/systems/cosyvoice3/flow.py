@@ -108,22 +108,6 @@ class Flow:
         return FlowStream.primed(self.net, reference, self.net.steps(steps), noise or upstream_noise(reference))
 
 
-def aligned(reference: Reference, section: FlowSection) -> Reference:
-    """The reference without its first few tokens, cut so that it ends where a block does.
-
-    A block is computed as a whole. When the reference ends inside one, speech only gets the rest of it; when it ends
-    with one, the first block is almost all speech, and no time passes on a block that holds none. The result is what
-    upstream makes of the shorter reference.
-    """
-    count, first = len(reference.tokens), section.lookahead + 1
-    choices = range(max(first, count - section.block // section.ratio), count + 1)
-    if not choices:
-        return reference
-    best = min(reversed(choices), key=lambda tokens: section.ratio * (tokens - section.lookahead) % section.block)
-    cut = count - best
-    return Reference(reference.tokens[cut:], reference.mel[cut * section.ratio :], reference.embedding)
-
-
 def upstream_noise(reference: Reference) -> Noise:
     """The noise that every utterance of upstream's begins with."""
     bands = reference.mel.shape[1]

@@ -7,6 +7,7 @@ from typing import cast, get_args
 from voxport.speech import limits, longtext
 from voxport.speech.settings import SAMPLING, SECONDS, Schema, Setting, Settings, Value, parse
 from voxport.systems.cosyvoice3.audio import Schedule
+from voxport.systems.cosyvoice3.flow import STEPS, WINDOW
 from voxport.systems.cosyvoice3.lm import Rule
 from voxport.systems.cosyvoice3.prompt import AUTO, MODES
 from voxport.systems.cosyvoice3.ras import Ras
@@ -31,8 +32,8 @@ SCHEMA: Schema = {
     # choice is asked for by whoever compares with upstream.
     "compatible": Setting(False, layers={GREEDY: True}),
     "schedule": Setting("low_latency", choices=get_args(Schedule), layers={WHOLE: "whole"}),
-    "flow_steps": Setting(10, 1),
-    "flow_seconds": Setting(4.0, most=SECONDS, note=" (0 is all)"),  # of speech that a streamed block looks back on
+    "flow_steps": Setting(STEPS, 1),
+    "flow_seconds": Setting(WINDOW, most=SECONDS, note=" (0 is all)"),  # of speech that a streamed block looks back on
     "speed": Setting(1.0, 0.1, 10.0),  # with another than 1 the speech is made whole
 }
 

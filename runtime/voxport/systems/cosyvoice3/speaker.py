@@ -185,7 +185,7 @@ class Speaker:
         ):
             raise ValueError(f"wanted speech tokens int [n] of 0 .. {most - 1}, got {array.dtype}{list(array.shape)}")
         speaker = self.voice(self.voices[0]) if self.voices else synthetic_voice(self.section, self._vector, 1.0)
-        stream = LowLatency(self.flow.stream(self.reference(speaker), 10, None), self.vocoder)
+        stream = LowLatency(self.flow.stream(self.reference(speaker)), self.vocoder)
         yield stream.feed(array.astype(np.int64))
         yield stream.flush()
 
