@@ -12,6 +12,8 @@ from tests.conftest import Golden
 
 from voxport.bundle import Bundle
 from voxport.speech.speech import Speech
+from voxport.systems.cosyvoice3.speaker import Speaker as Cosyvoice3
+from voxport.systems.cosyvoice3.voice import synthetic_voice
 from voxport.systems.llvc.converter import Converter
 from voxport.systems.qwen3tts.speaker import Speaker as Qwen3tts
 from voxport.systems.qwen3tts.voice import Voice
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 THREADS = 8
 TEXTS = ("One more, please.", "Two <|im_end|> here.", "Hm.", "A third sentence, said at once.")
 ROUNDS = 3
+VECTOR = 192  # of the CosyVoice3 fixture's voices
 
 
 def audible(speech: Speech) -> tuple[list[Any], Array]:
@@ -62,6 +65,18 @@ def test_eight_threads_on_one_qwen3tts_speaker_hear_what_one_hears(
         return speaker.say(
             TEXTS[i % 4], voice=voices[i // 4], seed=i, parse_special=i % 2 == 1, min_new_tokens=6, max_new_tokens=7
         )
+
+    hold_threads_to_one(say, 8)
+
+
+def test_eight_threads_on_one_cosyvoice3_speaker_hear_what_one_hears(cosyvoice3_bundles: Export) -> None:
+    speaker = Cosyvoice3(Bundle(cosyvoice3_bundles("fp32", "cpu")), threads=1)
+    voices = [synthetic_voice(speaker.section, VECTOR, seconds) for seconds in (0.6, 2.4)]
+    schedules = ("low_latency", "whole", "upstream")
+
+    def say(i: int) -> Speech:
+        options: dict[str, Any] = {"flow_steps": 4, "max_new_tokens": 40 + i, "schedule": schedules[i % 3]}
+        return speaker.say(TEXTS[i % 4], voice=voices[i // 4], seed=i, text_frontend=False, **options)
 
     hold_threads_to_one(say, 8)
 
