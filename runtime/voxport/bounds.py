@@ -26,7 +26,9 @@ CONVERTER_STATE = Bound(1e-4, 1e-5)  # the fixture's states reach 35
 # Activations reach 400 in the fixture's decoder, where float32 keeps 3e-5; the next layers square and sum them.
 SNAC_AUDIO = Bound(1e-4)
 SNAC_LAYER = Bound(1e-6, of_peak=5e-5)  # against upstream
-SNAC_SPLIT = Bound(2e-5)  # samples whose steps were of other sizes: float32 sums in another order
+# Samples whose steps were of other sizes: float32 sums in another order. Of 200 random splits of the fixture the worst
+# is 2.3e-5, one sample among 36,864; it was 2e-5 until such a split was met.
+SNAC_SPLIT = Bound(4e-5)
 
 LM_LOGITS = Bound(2e-4)  # logits of size 10
 # What layers hand on, keys and values: below 100 tighter than logits. Large models keep single residual channels of

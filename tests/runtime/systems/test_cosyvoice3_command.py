@@ -74,6 +74,7 @@ def test_bad_recordings_are_refused_in_one_line(bundle: Path, tmp_path: Path) ->
         assert words in message
         assert path.name in message
     common = ("say", bundle, TEXT, "-o", out, "--ref-audio", RECORDING)
-    assert "needs what is said" in refusal(run(*common, "--ref-text", "  ", "--set", "mode=zero_shot"))
+    assert "transcript is empty" in refusal(run(*common, "--ref-text", "  ", "--set", "mode=zero_shot"))
+    assert "needs what is said" in refusal(run(*common, "--set", "mode=zero_shot"))
     assert "needs an instruct" in refusal(run(*common, "--set", "mode=instruct2"))
     assert not out.exists()

@@ -37,7 +37,7 @@ CODEC_RECIPES = vocoder.CODEC_RECIPES | {
 }
 
 
-def job(root: Path, variant: str | None = None, llm: str = "base", times: tuple[float, ...] = ()) -> Job:
+def job(root: Path, variant: str | None = None, llm: str = "base", *, times: tuple[float, ...] = ()) -> Job:
     """The model in `root` (release layout), or in the one folder below it that is called `variant`.
 
     `llm`: base or rl; `times`: of the flow for which there are modulations, beside those of its Euler steps.

@@ -5,7 +5,7 @@ import click
 from voxport_exporters.options import VARIANT, SystemOptions
 
 OPTIONS = SystemOptions(
-    summary="Fun-CosyVoice3: speech from text in a cloned voice, and voice conversion",
+    summary="Fun-CosyVoice3: speech in a cloned voice, voice conversion",
     checkpoint="CHECKPOINT is a folder in the release's layout, or one that holds several.",
     options=(
         VARIANT,
