@@ -78,7 +78,6 @@ class _Rows:
         self._axis = store.write("int8r.axis", np.array([-1], np.int64)) if graph.opset_imports[""] >= 18 else None
         self._tiny = store.write("int8r.tiny", np.array(TINY, np.float32))
         self._levels = store.write("int8r.levels", np.array(LEVELS, np.float32))
-        self._flat = store.write("int8r.flat", np.array([-1], np.int64))
         self.one = store.write("int8r.one", np.array(1, np.float32))
         self.zero = store.write("int8r.zero", np.array(LEVELS + 1, np.uint8))
         self._known: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
@@ -101,18 +100,18 @@ class _Rows:
         if not self._target.contrib:
             counted = self._node("Div", [x, step], f"{x.name}.counted", product)
             return self._node("QuantizeLinear", [counted, self.one, self.zero], f"{x.name}.codes", product)
-        steps = self._node("Reshape", [step, self._flat], f"{x.name}.flat.step", product)
+        steps = self._node("Reshape", [step, self._shape_of(-1)], f"{x.name}.flat.step", product)
         zeros = self._node("Expand", [self.zero, self._shape(steps, product)], f"{x.name}.flat.zero", product)
-        rows = self._node("Reshape", [x, self._matrix(product.shape[0])], f"{x.name}.flat", product)
+        rows = self._node("Reshape", [x, self._shape_of(-1, product.shape[0])], f"{x.name}.flat", product)
         codes = ir.Value(name=f"{x.name}.flat.codes")
         node = ir.node("QuantizeLinear", [rows, steps, zeros], attributes={"axis": 0}, outputs=[codes])
         self._graph.insert_before(product.node, [node])
         return self._node("Reshape", [codes, self._shape(x, product)], f"{x.name}.codes", product)
 
-    def _matrix(self, width: int) -> ir.Value:
-        """The shape [rows, width]."""
-        name = f"int8r.of.{width}"
-        return self._graph.initializers.get(name) or self._store.write(name, np.array([-1, width], np.int64))
+    def _shape_of(self, *sizes: int) -> ir.Value:
+        """A constant shape; -1 is whatever is left."""
+        name = ".".join(["int8r.shape", *(str(size) for size in sizes if size > 0)])
+        return self._graph.initializers.get(name) or self._store.write(name, np.array(sizes, np.int64))
 
     def _shape(self, x: ir.Value, before: Product) -> ir.Value:
         return self._node("Shape", [x], f"{x.name}.shape", before)
