@@ -33,7 +33,7 @@ def int8(model: ir.Model, weights: Collection[str], target: Target, store: Store
     graph = model.graph
     replaced = [product for product in products(graph) if product.name in weights]
     originals = list(dict.fromkeys(product.weight for product in replaced))
-    stored = {weight: _write(weight, store) for weight in originals}
+    stored = {weight: write(weight, store) for weight in originals}
     activations = _Activations(graph)
     for product in replaced:
         x = activations.quantized(product)
@@ -44,7 +44,8 @@ def int8(model: ir.Model, weights: Collection[str], target: Target, store: Store
         graph.opset_imports.setdefault(CONTRIB, 1)
 
 
-def _write(weight: ir.Value, store: Store) -> tuple[ir.Value, ir.Value]:
+def write(weight: ir.Value, store: Store) -> tuple[ir.Value, ir.Value]:
+    """The codes and the scale of a weight in 8 bits, in the store."""
     name = name_of(weight)
     codes, scale = int8_weight(store.read(name))
     return store.write(f"{name}.int8", codes), store.write(f"{name}.scale", scale)

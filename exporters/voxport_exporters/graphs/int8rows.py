@@ -23,8 +23,8 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from voxport_exporters.graphs.int8 import int8_weight
-from voxport_exporters.graphs.products import Product, drop_unused, name_of, products, replace
+from voxport_exporters.graphs.int8 import int8_weight, write
+from voxport_exporters.graphs.products import Product, drop_unused, products, replace
 from voxport_exporters.graphs.store import Store
 from voxport_exporters.targets import CONTRIB, Target
 
@@ -38,7 +38,7 @@ def int8_rows(model: ir.Model, weights: Collection[str], target: Target, store: 
     graph = model.graph
     replaced = [product for product in products(graph) if product.name in weights]
     originals = list(dict.fromkeys(product.weight for product in replaced))
-    stored = {weight: _write(weight, store) for weight in originals}
+    stored = {weight: write(weight, store) for weight in originals}
     rows = _Rows(graph, store, target)
     for product in replaced:
         codes, step = rows.quantized(product)
@@ -48,12 +48,6 @@ def int8_rows(model: ir.Model, weights: Collection[str], target: Target, store: 
     drop_unused(graph, originals)
     if target.contrib:
         graph.opset_imports.setdefault(CONTRIB, 1)
-
-
-def _write(weight: ir.Value, store: Store) -> tuple[ir.Value, ir.Value]:
-    name = name_of(weight)
-    codes, scale = int8_weight(store.read(name))
-    return store.write(f"{name}.int8", codes), store.write(f"{name}.scale", scale)
 
 
 def _kernel(

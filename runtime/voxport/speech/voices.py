@@ -5,9 +5,9 @@ A voice's name is a str, the file of an enrolled voice a Path: `find` tells them
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,8 @@ from safetensors.numpy import save_file
 
 from voxport.audio import files
 from voxport.graphs.session import Array
+
+V = TypeVar("V")
 
 SUFFIX = ".safetensors"
 FOLDER = "voices"  # of a bundle: the voices in it have names
@@ -68,6 +70,15 @@ def recording(path: str | os.PathLike[str], most: int) -> tuple[Array, int]:
     if np.abs(samples).max() < SILENT:
         raise ValueError(f"{path}: is silent; record the reference again")
     return samples, rate
+
+
+def enroll(path: str | os.PathLike[str], most: int, listen: Callable[[Array, int], V]) -> V:
+    """What `listen(samples, rate)` makes of a recording; see `recording`. ValueError names the file."""
+    samples, rate = recording(path, most)
+    try:
+        return listen(samples, rate)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def check_target(path: str | os.PathLike[str]) -> None:

@@ -118,11 +118,7 @@ class Listener:
 
     def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
         """The voice of an audio file (channels averaged). ValueError names the file."""
-        samples, rate = voices.recording(path, MOST_SECONDS)
-        try:
-            return self.voice(samples, rate, text)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return voices.enroll(path, MOST_SECONDS, lambda samples, rate: self.voice(samples, rate, text))
 
     @property
     def _shortest(self) -> float:

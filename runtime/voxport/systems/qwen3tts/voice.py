@@ -74,11 +74,7 @@ class Listener:
 
     def enroll(self, path: str | os.PathLike[str], text: str | None) -> Voice:
         """The voice of a recording (any rate, channels averaged). ValueError names the file."""
-        samples, rate = voices.recording(path, MOST_SECONDS)
-        try:
-            return self.voice(samples, rate, text)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return voices.enroll(path, MOST_SECONDS, lambda samples, rate: self.voice(samples, rate, text))
 
 
 def synthetic_voice(listener: Listener, rate: int) -> Voice | None:
