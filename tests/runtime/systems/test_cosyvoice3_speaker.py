@@ -14,8 +14,9 @@ from tests.conftest import Golden
 
 from voxport import bounds
 from voxport.audio import files
-from voxport.systems.cosyvoice3.audio import LowLatency, Upstream, Whole, stretched, trimmed
+from voxport.systems.cosyvoice3.audio import LowLatency, Player, Upstream, Whole, stretched, trimmed
 from voxport.systems.cosyvoice3.flowstream import Reference
+from voxport.systems.cosyvoice3.silence import SilenceFilter
 from voxport.systems.cosyvoice3.speaker import Speaker
 from voxport.systems.cosyvoice3.voice import Voice
 
@@ -124,6 +125,19 @@ def test_a_voice_is_put_on_what_was_said(cosyvoice3: Speaker, cosyvoice3_friend:
     assert len(speech.samples()) == 480 * frames
     assert np.array_equal(speech.tokens, tokens)
     assert speech.stopped == "end"
+
+
+def test_silences_are_shortened_where_they_were_generated(cosyvoice3: Speaker, cosyvoice3_friend: Voice) -> None:
+    """Upstream filters what its language model says, and nothing that it converts."""
+
+    def length(silence: SilenceFilter | None) -> int:
+        plan = cosyvoice3.request({"flow_steps": 4}, stream=False)
+        player = Player(cosyvoice3.stream(cosyvoice3.reference(cosyvoice3_friend), plan), silence)
+        pieces = [*(player.feed(np.asarray(token)) for token in [7, *[28] * 8, 9]), player.flush()]
+        return sum(map(len, pieces))
+
+    assert length(None) == 960 * 10
+    assert length(SilenceFilter()) == 960 * (10 - 3)
 
 
 @pytest.mark.parametrize("schedule", ["whole", "upstream", "low_latency"])

@@ -167,15 +167,17 @@ def stretched(mel: Array, speed: float) -> Array:
 
 
 class Player:
-    """One generation's tokens as audio; long silences are shortened as upstream does before the flow."""
+    """Tokens as audio, one by one; long silences of a generation are shortened, as upstream does before the flow."""
 
-    def __init__(self, stream: CodecStream) -> None:
-        self._silence, self._stream = SilenceFilter(), stream
+    def __init__(self, stream: CodecStream, silence: SilenceFilter | None = None) -> None:
+        """`silence`: of a generation; a recording that is said again keeps its silences."""
+        self._silence, self._stream = silence, stream
 
     def feed(self, token: Array) -> Array:
         """The next token int [] -> the samples that it settles."""
-        passed = self._silence.feed(int(token))
-        return SILENCE if passed is None else self._stream.feed(np.array([passed], np.int64))
+        if self._silence is not None and self._silence.feed(int(token)) is None:
+            return SILENCE
+        return self._stream.feed(np.array([token], np.int64))
 
     def flush(self) -> Array:
         """The samples still owed."""

@@ -46,6 +46,7 @@ from voxport.systems.cosyvoice3.prompt import END as END_OF_PROMPT
 from voxport.systems.cosyvoice3.prompt import mode_of, prompt
 from voxport.systems.cosyvoice3.request import Request, request
 from voxport.systems.cosyvoice3.section import Section
+from voxport.systems.cosyvoice3.silence import SilenceFilter
 from voxport.systems.cosyvoice3.text import normalized, segments
 from voxport.systems.cosyvoice3.vocoder import Vocoder
 from voxport.systems.cosyvoice3.voice import Voice, synthetic_voice
@@ -157,7 +158,8 @@ class Speaker:
 
         def events() -> Events:
             for tokens in chain([first], pieces):
-                yield from synthesize((Token(int(token)) for token in tokens), self._player(reference, plan))
+                player = Player(self.stream(reference, plan))
+                yield from synthesize((Token(int(token)) for token in tokens), player)
             yield Ended(END)
 
         return self._speech(events())
@@ -239,7 +241,7 @@ class Speaker:
             yield self.tokenizer.encode(piece)
 
     def _player(self, reference: Reference, plan: Request) -> Player:
-        return Player(self.stream(reference, plan))
+        return Player(self.stream(reference, plan), SilenceFilter())
 
     def stream(self, reference: Reference, plan: Request) -> CodecStream:
         """What turns the tokens of one request into audio."""
