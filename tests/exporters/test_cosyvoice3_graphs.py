@@ -15,7 +15,7 @@ from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.pack import save_file
 from voxport_exporters.recipe import named
 from voxport_exporters.systems.cosyvoice3.config import read_config
-from voxport_exporters.systems.cosyvoice3.frontend import FRONTEND_RULES, SPEAKER, TOKENIZER, graphs
+from voxport_exporters.systems.cosyvoice3.frontend import FRONTEND_RULES, SPEAKER_FILE, TOKENIZER_FILE, graphs
 from voxport_exporters.targets import TARGETS
 
 ROOT = FIXTURES / "cosyvoice3"
@@ -41,17 +41,17 @@ def test_the_copies_are_the_files_and_give_the_goldens(target: str, tmp_path: Pa
     np.testing.assert_allclose(voice, golden["frontend.spk_embedding"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [TOKENIZER, SPEAKER])
+@pytest.mark.parametrize("name", [TOKENIZER_FILE, SPEAKER_FILE])
 def test_a_graph_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
-    for file in {TOKENIZER, SPEAKER} - {name}:
+    for file in {TOKENIZER_FILE, SPEAKER_FILE} - {name}:
         shutil.copyfile(ROOT / file, tmp_path / file)
     with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}: no {name}$"):
         found(tmp_path)
 
 
 def test_graphs_in_each_others_place_are_refused(tmp_path: Path) -> None:
-    shutil.copyfile(ROOT / SPEAKER, tmp_path / TOKENIZER)
-    shutil.copyfile(ROOT / TOKENIZER, tmp_path / SPEAKER)
+    shutil.copyfile(ROOT / SPEAKER_FILE, tmp_path / TOKENIZER_FILE)
+    shutil.copyfile(ROOT / TOKENIZER_FILE, tmp_path / SPEAKER_FILE)
     for file in found(tmp_path).values():
         with pytest.raises(ValueError, match=f"{file.path}: is not the graph of {file.stage.name}: "):
             save_file(file, tmp_path, Recipe("fp32"), "cpu")
@@ -74,7 +74,7 @@ def test_a_recipe_file_stores_the_tokenizer_in_two_bytes(tmp_path: Path) -> None
         same = (tmp_path / f"{name}.onnx").read_bytes() == file.path.read_bytes()
         assert same is (name == "campplus")
     stored = sum(path.stat().st_size for path in tmp_path.glob("speech_tokenizer.*"))
-    assert stored < 0.7 * (ROOT / TOKENIZER).stat().st_size
+    assert stored < 0.7 * (ROOT / TOKENIZER_FILE).stat().st_size
 
 
 @pytest.mark.parametrize("name", FRONTEND_RULES)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from voxport.graphs.stage import Stage, TensorSpec
+from voxport.systems.cosyvoice3.noise import BLOCK, FRAMES
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.nets.dense import Linear
@@ -14,9 +15,8 @@ from voxport_exporters.systems.cosyvoice3.config import Config, HiftConfig
 from voxport_exporters.systems.cosyvoice3.f0 import KERNELS
 
 # Hard-coded upstream.
-FLOW_NOISE = (80, 15000)  # flow_matching.py, CausalConditionalCFM: bands and frames of rand_noise
+FLOW_BANDS = 80  # flow_matching.py, CausalConditionalCFM: of rand_noise
 INITIAL_PHASES = 9  # generator.py, SineGen2: rand_ini, which has no effect
-BLOCK = 16  # of torch's generator: that many normals are drawn at once
 
 
 class Source(nn.Module):
@@ -66,7 +66,7 @@ def draws_before_source(config: Config) -> int:
     Their weights are overwritten by the checkpoint's; only how many there are matters here.
     """
     flow, f0 = config.flow, config.hift.f0_predictor
-    noise = _normals(FLOW_NOISE[0] * FLOW_NOISE[1])
+    noise = _normals(FLOW_BANDS * FRAMES)
     embedding = _normals(flow.vocab_size * flow.input_size)
     speaker = _layer(flow.spk_embed_dim, flow.output_size)
     inputs = (f0.in_channels, *(f0.cond_channels for _ in KERNELS[1:]))

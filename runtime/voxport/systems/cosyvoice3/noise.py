@@ -10,7 +10,6 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from voxport import draws
 from voxport.graphs.session import Array
 
 FRAMES = 15000  # upstream's buffer for the flow: 300 s of 50 frames (flow_matching.py, CausalConditionalCFM)
@@ -43,12 +42,6 @@ def flow_noise(bands: int, frames: int) -> Array:
     return _flow_block(bands)[:, :frames]
 
 
-def seeded_flow_noise(seed: int, bands: int, frames: int) -> Array:
-    """Other noise to start from, which depends on `seed` and each frame's place alone: float32 [bands, frames]."""
-    columns = [draws.normals(seed, "flow.noise", frame, bands) for frame in range(frames)]
-    return np.stack(columns, axis=1) if columns else np.empty((bands, 0), np.float32)
-
-
 class SourceNoise(Protocol):
     """The noise of one utterance's source. It only goes forward; a copy goes on from where the original stands."""
 
@@ -74,26 +67,6 @@ class SineNoise:
         other = object.__new__(type(self))
         other._generator = _copy(self._generator)
         return other
-
-
-class SeededNoise:
-    """Noise of a seed, addressed by sample: another one for every seed, the same however it is taken."""
-
-    def __init__(self, seed: int, sample: int = 0) -> None:
-        self._seed, self._sample = seed, sample
-
-    def take(self, samples: int, harmonics: int) -> Array:
-        """See `SourceNoise`."""
-        first, last = self._sample // BLOCK, -(-(self._sample + samples) // BLOCK)
-        rows = [draws.uniforms(self._seed, "source.noise", i, (BLOCK, harmonics)) for i in range(first, last)]
-        start = self._sample - first * BLOCK
-        self._sample += samples
-        whole = np.concatenate(rows) if rows else np.empty((0, harmonics), np.float32)
-        return whole[start : start + samples]
-
-    def copy(self) -> Self:
-        """See `SourceNoise`."""
-        return type(self)(self._seed, self._sample)
 
 
 def _seeded() -> np.random.MT19937:

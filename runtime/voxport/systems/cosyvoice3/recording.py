@@ -5,14 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from voxport.graphs.session import Array
+from voxport.systems.cosyvoice3.frontend import MOST_SECONDS
 
-MOST, SEARCH = 30.0, 10.0  # seconds of a piece, and of its end in which the quietest place is looked for
+SEARCH = 10.0  # seconds at the end of a piece in which the quietest place is looked for
 WINDOW = 0.04  # seconds whose loudness is compared
 
 
 def pieces(samples: Array, rate: int) -> Iterator[Array]:
     """samples float32 [n] at `rate` Hz in pieces of at most half a minute, cut where the speaker is quietest."""
-    most, window = int(MOST * rate), max(1, int(WINDOW * rate))
+    most, window = MOST_SECONDS * rate, max(1, int(WINDOW * rate))
     while len(samples) > most:
         start = most - int(SEARCH * rate)
         power = np.cumsum(np.square(samples[start:most], dtype=np.float64))

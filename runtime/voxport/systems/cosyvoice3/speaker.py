@@ -37,7 +37,7 @@ from voxport.speech.voices import Voice as AnyVoice
 from voxport.speech.voices import check_reference, enrolled, find
 from voxport.systems.cosyvoice3 import recording
 from voxport.systems.cosyvoice3.audio import LowLatency, Player, Upstream, Whole, trimmed
-from voxport.systems.cosyvoice3.flow import Flow
+from voxport.systems.cosyvoice3.flow import WINDOW, Flow
 from voxport.systems.cosyvoice3.flowstream import Reference
 from voxport.systems.cosyvoice3.frontend import Listener
 from voxport.systems.cosyvoice3.generation import Generator
@@ -187,7 +187,7 @@ class Speaker:
         ):
             raise ValueError(f"wanted speech tokens int [n] of 0 .. {most - 1}, got {array.dtype}{list(array.shape)}")
         speaker = self.voice(self.voices[0]) if self.voices else synthetic_voice(self.section, self._vector, 1.0)
-        stream = LowLatency(self.flow.stream(self.reference(speaker)), self.vocoder)
+        stream = LowLatency(self.flow.stream(self.reference(speaker), window=WINDOW), self.vocoder)
         yield stream.feed(array.astype(np.int64))
         yield stream.flush()
 
