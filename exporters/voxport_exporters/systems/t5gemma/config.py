@@ -93,7 +93,8 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     """What config.json holds beside the stacks: ids, and how an utterance is laid out in time."""
 
     n_codebooks: Annotated[int, Meta(ge=1, le=1)] = 1  # upstream's inference takes no more
-    audio_vocab_size: Size | tuple[Size] = 65536
+    # Of each codebook. (Not as a tuple: msgspec 0.22 crashes collecting garbage after `int | tuple[int]`.)
+    audio_vocab_size: Size | list[Size] = 65536
     n_special: Count = 5
     special_first: Annotated[int, Meta(ge=0, le=0)] = 0  # upstream's inference takes nothing else
     empty_token: Count = 65536
@@ -123,6 +124,11 @@ class Config:
     voice: Voice
 
     def __post_init__(self) -> None:
+        sizes = self.voice.audio_vocab_size
+        require(
+            isinstance(sizes, int) or len(sizes) == self.voice.n_codebooks,
+            f"audio_vocab_size is {short(sizes)}, wanted one size for each of n_codebooks, {self.voice.n_codebooks}",
+        )
         special = {name: id for name, id in self.tokens.items() if name != "x_sep" and not 0 <= id < self.rows}
         require(not special, f"the audio ids {special} are not among 0 .. {self.rows - 1}")
         require(
