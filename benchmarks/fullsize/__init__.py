@@ -41,6 +41,12 @@ def _qwen3tts() -> Writer:
     return qwen3tts
 
 
+def _t5gemma() -> Writer:
+    from benchmarks.fullsize import t5gemma
+
+    return t5gemma
+
+
 def _vyvo() -> Writer:
     from benchmarks.fullsize import vyvo
 
@@ -51,6 +57,7 @@ SYSTEMS: dict[str, Callable[[], Writer]] = {
     "cosyvoice3": _cosyvoice3,
     "llvc": _llvc,
     "qwen3tts": _qwen3tts,
+    "t5gemma": _t5gemma,
     "vyvo": _vyvo,
 }
 

@@ -5,7 +5,7 @@ neither dies nor explodes on its way.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from voxport_exporters.checkpoints.weights import Weights
 PIECE = 1 << 22  # values in memory at a time
 Shapes = dict[str, tuple[int, ...]]
 Spread = Callable[[str, tuple[int, ...]], tuple[float, float]]
+Constants = Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]  # tensors that are not random, by name
 
 
 class Recorder(Weights):
@@ -49,9 +50,12 @@ def spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     return 0.0, 0.02
 
 
-def save(path: Path, shapes: Shapes, seed: int, half: bool, spread: Spread = spread) -> None:
-    """A safetensors file of normal random values, in bf16 or float32, written piece by piece."""
-    size = 2 if half else 4
+def save(
+    path: Path, shapes: Shapes, seed: int, half: bool, spread: Spread = spread, constants: Constants | None = None
+) -> None:
+    """A safetensors file of normal random values, in bf16 or float32, written piece by piece. `constants` are written
+    as they are."""
+    size, constants = 2 if half else 4, constants or {}
     header, at = {}, 0
     for name in sorted(shapes):
         length = int(np.prod(shapes[name])) * size
@@ -68,7 +72,33 @@ def save(path: Path, shapes: Shapes, seed: int, half: bool, spread: Spread = spr
             for start in range(0, count, PIECE):
                 piece = random.standard_normal(min(PIECE, count - start), np.float32)
                 values = mean + np.float32(deviation) * piece
+                if name in constants:
+                    values = constants[name].reshape(-1)[start : start + PIECE]
                 file.write(((values.view(np.uint32) >> 16).astype(np.uint16) if half else values).data)
+
+
+def save_shards(folder: Path, shapes: Shapes, seed: int, limit: int, spread: Spread = spread) -> None:
+    """model-0000i-of-0000n.safetensors of at most `limit` bytes each, in bf16, and their index; in the order of
+    `shapes`, as transformers' save_pretrained splits a model. A single one is model.safetensors, without an index."""
+    shards, room = [Shapes()], limit
+    for name, shape in shapes.items():
+        size = 2 * int(np.prod(shape))
+        if size > room and shards[-1]:
+            shards.append(Shapes())
+            room = limit
+        shards[-1][name] = shape
+        room -= size
+    if len(shards) == 1:
+        save(folder / "model.safetensors", shapes, seed, half=True, spread=spread)
+        return
+    files: dict[str, str] = {}
+    for i, shard in enumerate(shards):
+        file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        save(folder / file, shard, seed + i, half=True, spread=spread)
+        files |= dict.fromkeys(shard, file)
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    metadata = {"total_parameters": count, "total_size": 2 * count}
+    save_json(folder / "model.safetensors.index.json", {"metadata": metadata, "weight_map": files})
 
 
 def save_json(path: Path, content: Any) -> None:
@@ -82,9 +112,15 @@ def byte_letters() -> list[str]:
 
 
 def byte_pairs(count: int, words: tuple[str, ...] = ()) -> tuple[list[str], list[tuple[str, str]]]:
-    """(tokens, merges) of a vocabulary of `count`: the bytes, `words` letter by letter, then any two letters, any three
-    and so on, as far as there is room."""
-    letters = byte_letters()
+    """`letter_pairs` of the 256 bytes."""
+    return letter_pairs(byte_letters(), count, words)
+
+
+def letter_pairs(
+    letters: list[str], count: int, words: tuple[str, ...] = ()
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """(tokens, merges) of a vocabulary of `count`: the letters, `words` letter by letter, then any two letters, any
+    three and so on, as far as there is room."""
     merges = [(word[:i], word[i]) for word in words for i in range(1, len(word))]
     tokens = letters + ["".join(pair) for pair in merges]
     known = set(tokens)
