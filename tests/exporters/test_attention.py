@@ -13,7 +13,7 @@ from voxport.graphs.stage import CAPACITY, Stage, TensorSpec
 from voxport.recipe import Recipe, Rule
 from voxport_exporters.graphs import caches
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.nets import ops
+from voxport_exporters.nets.attention import Places, cached_attention
 from voxport_exporters.pack import save
 
 HEADS, SHARED, SIZE, COLUMNS = 4, 2, 16, 64
@@ -31,8 +31,8 @@ class Attention(torch.nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, past: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, ...]:
-        places = ops.Places.of(past, q.shape[1], torch.ones(SIZE // 2), {self.window})
-        return ops.cached_attention(q, k, v, keys, values, places, self.window)
+        places = Places.of(past, q.shape[1], torch.ones(SIZE // 2), {self.window})
+        return cached_attention(q, k, v, keys, values, places, self.window)
 
 
 def attention(window: int) -> Part:

@@ -13,9 +13,9 @@ from voxport.graphs.stage import CAPACITY, Stage, TensorSpec
 from voxport_exporters.checkpoints.later import built, later
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets import ops
+from voxport_exporters.nets.attention import Places, cached_attention
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.dense import Linear
-from voxport_exporters.nets.ops import Places
 from voxport_exporters.nets.taps import tap
 
 # name here -> name in the checkpoint, where lfm2 differs from the others
@@ -64,8 +64,8 @@ class Attention(nn.Module):
         qk, v = self.qkv(x).split(((H + K) * S, K * S), dim=-1)
         if self.norm is not None:
             qk = self.norm(qk.unflatten(-1, (H + K, S))).flatten(-2)
-        q, k = ops.rotary(qk, H + K, places).split((H * S, K * S), dim=-1)
-        y, keys, values = ops.cached_attention(q, k, v, keys, values, places, self.window)
+        q, k = ops.rotary(qk, H + K, places.cos, places.sin).split((H * S, K * S), dim=-1)
+        y, keys, values = cached_attention(q, k, v, keys, values, places, self.window)
         return self.out(y), keys, values
 
 

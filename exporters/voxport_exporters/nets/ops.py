@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,9 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxport_exporters.nets.taps import tap
-
-HIDDEN = -1e30  # added to a score it leaves no weight; finite, so softmax yields no NaN
-GQA_MULTIPLE = 8  # onnxruntime's GroupQueryAttention refuses other head sizes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # by transformers' names
     **dict.fromkeys(("silu", "swish"), F.silu),
@@ -40,7 +36,8 @@ def lowering(target: str) -> Iterator[None]:
         _target.reset(token)
 
 
-def _emits_contrib() -> bool:
+def emits_contrib() -> bool:
+    """True in a trace for a target that may use onnxruntime's own operators."""
     return _target.get() == "cpu" and torch.compiler.is_exporting()
 
 
@@ -50,7 +47,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, name: str) -> Tensor:
 
     Taps the weights, mean over heads, as `name`.
     """
-    if _emits_contrib():
+    if emits_contrib():
         return torch.onnx.ops.symbolic(
             "com.microsoft::MultiHeadAttention",
             (q, k, v),
@@ -75,69 +72,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-# ------------------------------------------------------------------------------------ attention with a cache
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the tokens of one call stand: worked out once, used by every layer. Every row has its own position."""
-
-    columns: Tensor  # int64 [batch, time + ragged]: where in the caches the new tokens go, then blanks
-    blank: Tensor | None  # bool [batch, ragged]: True where such a column becomes zeros; None: the rows are even
-    total: int  # columns of the caches that are read: the tokens of the longest row, new ones too; symbolic in a trace
-    last: Tensor  # int32 [batch]: position of each row's last new token
-    end: Tensor  # int32 scalar: `total` as a tensor
-    cos: Tensor  # [batch, time, head size / 2]
-    sin: Tensor
-    masks: dict[int, Tensor]  # window -> [batch, 1, time, total], 0 where visible and HIDDEN elsewhere; 0: no window
-
-    @classmethod
-    def of(cls, past: Tensor, time: int, frequencies: Tensor, windows: set[int]) -> "Places":
-        """past int64 [batch]: tokens in the caches of each row, to which `time` are added.
-
-        A row that is shorter than the longest by n reads n columns that none of its tokens has written. They get no
-        weight, but what they hold may be no number, so they are written as zeros along with the new tokens. Of rows of
-        one length, or a single one, there are no such columns. What a longer row has none of, it writes as its last
-        token once more.
-        """
-        longest = past.amax(0)
-        total: int = longest.item() + time  # type: ignore[assignment]
-        torch._check(total >= time)
-        positions = past[:, None] + torch.arange(time, device=past.device)  # [batch, time]
-        angles = positions.to(torch.float32)[..., None] * frequencies
-        ragged: int = (longest - past.amin(0)).item()  # type: ignore[assignment]
-        torch._check(ragged >= 0)
-        beyond = (past + time)[:, None] + torch.arange(ragged, device=past.device)  # [batch, ragged]
-        blank = beyond < longest + time
-        every = torch.arange(total, device=past.device)
-        return cls(
-            torch.cat((positions, torch.where(blank, beyond, (past + (time - 1))[:, None])), dim=1),
-            blank,
-            total,
-            (past + (time - 1)).to(torch.int32),
-            (longest + time).to(torch.int32),
-            angles.cos(),
-            angles.sin(),
-            {window: mask(positions, every, window)[:, None] for window in windows},
-        )
-
-
-def mask(positions: Tensor, columns: Tensor, window: int) -> Tensor:
-    """positions int64 [..., time], columns int64 [total] -> [..., time, total], added to scores: 0 or HIDDEN.
-
-    `window`: how many tokens a token sees, itself included; 0: all up to itself.
-    """
-    behind = positions[..., None] - columns
-    visible = (behind >= 0) & (behind < window) if window else behind >= 0
-    return torch.where(visible, 0.0, HIDDEN)
-
-
-def rotary(x: Tensor, heads: int, places: Places) -> Tensor:
-    """Turns channel i of every head with its channel i + size / 2. x [batch, time, heads * size] -> same shape."""
+def rotary(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns channel i of every head with its channel i + size / 2. x [batch, time, heads * size], cos and sin
+    [batch, time, size / 2] -> the shape of x."""
     batch, time, width = x.shape
-    if _emits_contrib():
+    if emits_contrib():
         flat = torch.arange(batch * time).view(batch, time)
-        tables = (places.cos.flatten(0, 1), places.sin.flatten(0, 1))
+        tables = (cos.flatten(0, 1), sin.flatten(0, 1))
         return torch.onnx.ops.symbolic(
             "com.microsoft::RotaryEmbedding",
             (x, flat, *tables),
@@ -146,7 +87,7 @@ def rotary(x: Tensor, heads: int, places: Places) -> Tensor:
             shape=x.shape,
             version=1,
         )
-    cos, sin = places.cos[:, :, None], places.sin[:, :, None]
+    cos, sin = cos[:, :, None], sin[:, :, None]
     low, high = x.unflatten(-1, (heads, -1)).chunk(2, dim=-1)
     return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).flatten(-2)
 
@@ -155,7 +96,7 @@ def rotary_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns channels 2 i and 2 i + 1 of x [batch, time, width] by the angles cos, sin [time, turned / 2]; channels from
     `turned` on stay as they are."""
     turned = 2 * cos.shape[-1]
-    if _emits_contrib():
+    if emits_contrib():
         return torch.onnx.ops.symbolic(
             "com.microsoft::RotaryEmbedding",
             (x, torch.zeros(1, dtype=torch.int64), cos, sin),
@@ -167,48 +108,6 @@ def rotary_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = x[..., :turned].unflatten(-1, (-1, 2)).unbind(-1)
     pairs = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
     return torch.cat((pairs, x[..., turned:]), dim=-1)
-
-
-def cached_attention(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, places: Places, window: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention of new tokens to themselves and all before them.
-
-    q [batch, time, heads * size], k and v [batch, time, kv heads * size]; keys and values [batch, kv heads, capacity,
-    size] hold the tokens before and get the new ones, in place where input and output share memory; what columns beyond
-    hold has no effect. `window`: tokens that a token sees, itself included; 0: all. Returns the shape of q, next keys,
-    next values.
-
-    onnxruntime's operator masks by itself, so the cpu target computes no mask. It takes several new tokens into caches
-    that hold some already from a batch of one row only.
-    """
-    time, width = q.shape[1:]
-    shared, size = keys.shape[1], keys.shape[3]
-    heads = width // size
-    if _emits_contrib() and size % GQA_MULTIPLE == 0:
-        out, keys, values = torch.onnx.ops.symbolic_multi_out(
-            "com.microsoft::GroupQueryAttention",
-            (q, k, v, keys, values, places.last, places.end),
-            {"num_heads": heads, "kv_num_heads": shared, "local_window_size": window or -1},
-            dtypes=(q.dtype, keys.dtype, values.dtype),
-            shapes=(q.shape, keys.shape, values.shape),
-            version=1,
-        )
-        return out, keys, values
-    columns = places.columns[:, None, :, None].expand(-1, shared, -1, size)
-    k, v = (x.unflatten(-1, (shared, size)).transpose(1, 2) for x in (k, v))
-    if places.blank is not None:
-        blank = places.blank[:, None, :, None]
-        k, v = (torch.cat((x, torch.where(blank, 0.0, x[:, :, -1:])), dim=2) for x in (k, v))
-    keys, values = keys.scatter(2, columns, k), values.scatter(2, columns, v)
-    visible_keys, visible_values = keys[:, :, : places.total], values[:, :, : places.total]
-    # Heads that share keys are put side by side as further queries, so keys are never repeated.
-    q = q.unflatten(2, (shared, -1, size)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [batch, kv heads, group * time, size]
-    scores = (q @ visible_keys.transpose(-1, -2) / math.sqrt(size)).unflatten(2, (-1, time))
-    scores = scores + places.masks[window][:, :, None]
-    mixed = torch.softmax(scores, dim=-1).flatten(2, 3) @ visible_values
-    mixed = mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4)
-    return mixed.flatten(2), keys, values
 
 
 def put(cache: Tensor, slots: Tensor, new: Tensor) -> Tensor:
@@ -224,7 +123,7 @@ def short_conv(x: Tensor, past: Tensor, weight: Tensor, bias: Tensor | None) -> 
     """Depthwise causal convolution along time. x [batch, time, width], past [batch, kernel - 1, width],
     weight [width, 1, kernel] (oldest tap first) -> same shape as x, next past."""
     kernel = weight.shape[-1]
-    if _emits_contrib() and kernel > 1:
+    if emits_contrib() and kernel > 1:
         feed = (x, weight, bias, past)
         y, past = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::CausalConvWithState",
@@ -255,7 +154,7 @@ def snake(x: Tensor, alpha: Tensor, beta: Tensor | None = None, exact: bool = Tr
     int8 decoder step less.
     """
     gain = 1 / ((alpha if beta is None else beta) + 1e-9)
-    if exact and not _emits_contrib():
+    if exact and not emits_contrib():
         sine = torch.sin(x * alpha)
         return x + sine * sine * gain
     turns = x * (alpha / math.pi)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from voxport_exporters.checkpoints.later import later
 from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.nets.attention import Places, mask
 from voxport_exporters.nets.decoder import Decoder
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.nets.dense import Linear
-from voxport_exporters.nets.ops import Places, mask
 from voxport_exporters.nets.taps import tap
 from voxport_exporters.systems.qwen3tts.talker import book_tables
 
