@@ -102,6 +102,10 @@ class Weights:
         view._prefix = f"{self._prefix}{prefix}."
         return view
 
+    def key(self, name: str) -> str:
+        """The key of the tensor `name` in full."""
+        return self._prefix + name
+
     def has(self, name: str) -> bool:
         return self._prefix + name in self._keys
 

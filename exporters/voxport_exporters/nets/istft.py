@@ -67,8 +67,16 @@ class Istft(nn.Module):
     def forward(self, spectrum: Tensor, present: Tensor, states: States) -> Tensor:
         """`present` [frames]: 1 for a frame that is there, 0 for one that is not, whatever the spectrum says."""
         x = torch.cat((spectrum[0] * present, present[None]))
-        x = states.join(x, axis=1) if self.reach > 1 else x
-        signal, cover = F.conv1d(x[None], self.weight).squeeze(0).chunk(2)
+        return self._added(states.join(x, axis=1) if self.reach > 1 else x)
+
+    def whole(self, spectrum: Tensor) -> Tensor:
+        """All frames of a signal -> [(frames + reach - 1) * hop]: the first starts where the first window does."""
+        x = F.pad(spectrum[0], (0, 0, 0, 1), value=1.0)
+        return self._added(F.pad(x, (self.reach - 1, self.reach - 1)))
+
+    def _added(self, frames: Tensor) -> Tensor:
+        """[2 * bins + 1, reach - 1 + frames] -> samples [frames * hop]."""
+        signal, cover = F.conv1d(frames[None], self.weight).squeeze(0).chunk(2)
         return (signal / cover.clamp(min=LEAST_COVER)).T.flatten()
 
 

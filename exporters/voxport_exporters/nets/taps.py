@@ -23,6 +23,11 @@ def tapped() -> Iterator[dict[str, Tensor]]:
         _taps.reset(token)
 
 
+def listening() -> bool:
+    """Whether anybody does: what only a tap needs is computed then."""
+    return _taps.get() is not None
+
+
 def tap(name: str, value: Tensor) -> None:
     taps = _taps.get()
     if taps is not None:

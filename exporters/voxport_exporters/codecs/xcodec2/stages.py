@@ -1,0 +1,66 @@
+"""XCodec2: release layout -> graph `codec_decode`, for systems that speak its codes."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from voxport.codecs.xcodec2 import CodecSection
+from voxport.graphs.stage import Stage, TensorSpec
+from voxport.recipe import Recipe, Rule
+from voxport_exporters.checkpoints import folder
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.codecs.xcodec2 import config as codec_config
+from voxport_exporters.codecs.xcodec2.config import CODE_RATE, READ_RATE, CodecConfig
+from voxport_exporters.codecs.xcodec2.decoder import Decoder
+from voxport_exporters.graphs.part import Part
+
+MARK = '"codec_decoder_hidden_size"'  # what tells its config.json from others
+CHECKPOINT = "ckpt/*.ckpt"  # as upstream's trainer leaves it
+FRAMES = 250  # of a typical call; sizes the traced example and what costs are counted for
+
+_FP32 = [Rule("fp32", stage="codec_*")]
+RECIPES = {"fp32": Recipe("codec-fp32", _FP32)}
+
+read_config = codec_config.read_config
+
+
+def find(root: Path) -> tuple[Path, Path]:
+    """(config.json, weights) of a release folder. Raises FileNotFoundError that says what is missing."""
+    config = root / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: no such file; is this an XCodec2 folder?")
+    lightning = sorted(root.glob(CHECKPOINT))
+    whole = next(root.glob("*.safetensors*"), None)
+    return config, lightning[-1] if lightning and whole is None else folder.weights(root)
+
+
+def open_weights(path: Path) -> Weights:
+    """The file of weights that `find` gives."""
+    return Weights.open(path, inside="state_dict" if path.suffix == ".ckpt" else None)
+
+
+def parts(weights: Weights, config: CodecConfig) -> Iterator[Part]:
+    """`codec_decode`. Every key of `weights` is accounted for when the last part has been taken."""
+    rebuild = partial(Decoder, weights, config)
+    net = rebuild()
+    yield Part(_decode_stage(config, net.extra), net, axes={"frames": FRAMES}, rebuild=rebuild)
+    encoder = ("semantic_model.*", "SemanticEncoder_module.*", "CodecEnc.*", "fc_prior.*")
+    for pattern in (*encoder, "generator.quantizer.project_in.*"):
+        weights.drop(pattern, "of the encoder")
+    weights.finish()
+
+
+def section(config: CodecConfig) -> CodecSection:
+    """The codec's part of its system's section of the manifest."""
+    return CodecSection(config.codes, READ_RATE, READ_RATE // CODE_RATE)
+
+
+def _decode_stage(config: CodecConfig, extra: int) -> Stage:
+    return Stage(
+        "codec_decode",
+        inputs=(TensorSpec("codes", "int64", ("frames",)),),
+        outputs=(
+            TensorSpec("wave", "float32", ("frames", config.frame)),
+            *((TensorSpec("rest", "float32", (extra,)),) if extra else ()),
+        ),
+    )
