@@ -4,6 +4,7 @@ A system declares its settings once, as a table of `Setting` by upstream's names
 stand in the manifest (`from_checkpoint`); all others stand here and in the systems' tables.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -26,15 +27,17 @@ _WORDS = {"true": True, "false": False, "1": True, "0": False}
 class Setting:
     """One setting. The type of `default` is that of every value; numbers lie in `least` .. `most`, words in `choices`.
 
+    `choices` of a number: words that it may be instead. `pattern`: what all of a text without choices has to match.
     `layers`: defaults that replace `default` in a dialect or a mode, by its name. `from_checkpoint`: the default stands
     in the manifest, and a model whose manifest has none does not know the setting. `note` ends the message for a value
-    that is refused.
+    that is refused; where there is a `pattern` it is all that it says.
     """
 
     default: Value
     least: float = 0
     most: float = COUNT
     choices: tuple[str, ...] = ()
+    pattern: str = ""
     layers: Mapping[str, Value] = field(default_factory=dict)
     from_checkpoint: bool = False
     note: str = ""
@@ -53,6 +56,8 @@ class Setting:
         kind = type(self.default)
         if kind is bool:
             return _WORDS[str(value).lower()]
+        if isinstance(value, str) and value in self.choices:
+            return value
         if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
             raise ValueError
         typed: Value = kind(value)
@@ -61,14 +66,18 @@ class Setting:
     def _allows(self, value: Value) -> bool:
         if isinstance(value, bool):
             return True
-        return value in self.choices if isinstance(value, str) else self.least <= value <= self.most  # no NaN
+        if isinstance(value, str):
+            return value in self.choices or (self.pattern != "" and re.fullmatch(self.pattern, value) is not None)
+        return self.least <= value <= self.most  # no NaN
 
     def _expected(self) -> str:
         kind = type(self.default)
+        if self.pattern:
+            return self.note
         if kind is str:
             return f"one of {', '.join(self.choices)}{self.note}"
         bounds = "" if kind is bool else f" from {self.least:g} to {self.most:g}"
-        return f"{_KINDS[kind]}{bounds}{self.note}"
+        return " or ".join((f"{_KINDS[kind]}{bounds}", *self.choices)) + self.note
 
 
 def _shown(value: Value) -> str:

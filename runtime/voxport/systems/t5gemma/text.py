@@ -1,0 +1,49 @@
+"""Text to the ids of T5Gemma-TTS: language, Japanese normalisation, Gemma's tokenizer (docs/systems/t5gemma.md 2.1)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxport.speech.text import Tokenizer
+from voxport.systems.t5gemma import language
+from voxport.systems.t5gemma.normalize import normalized
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as it is said: `words` are those whose length is estimated, `ids` those that the model reads.
+
+    `language`: as the caller named it, in small letters, or as it was found.
+    """
+
+    words: str
+    language: str
+    ids: list[int]
+
+
+class Words:
+    """Reads text for one model. Any number of threads may use it."""
+
+    def __init__(self, path: Path, parse_special: bool = False, package: bool = True) -> None:
+        """`path`: tokenizer.json, which puts no ids around a text. `parse_special`: names of special tokens in a text
+        become these tokens; else they are plain text. `package`: langdetect is asked where it is installed.
+
+        ValueError when the file is missing or is none.
+        """
+        self._tokens = Tokenizer(path)
+        self._special = parse_special
+        self._package = language.langdetect() if package else None
+
+    def read(self, text: str, name: str | None = None) -> Text:
+        """A text in the language `name`; None or auto: it is found. ValueError in one line when nothing is left to say.
+
+        Upstream normalises what goes to the tokenizer a second time, which takes away an `[n]` that the first brought
+        together.
+        """
+        known = (name or "").strip().lower()
+        if known in ("", "auto", "none", "null"):  # the last two are upstream's
+            known = language.detect(text, self._package)
+        words = normalized(text, known)
+        ids = self._tokens.encode(normalized(words, known).strip(), self._special)
+        if not ids:
+            raise ValueError("the text is empty; give at least one word")
+        return Text(words, known, ids)
