@@ -33,9 +33,9 @@ def step(bundle: Path, threads: int, most: int) -> Step:
 def _token(speaker: vyvo.Speaker, most: int) -> Step:
     """One token: the model, and one of the cut heads, which computes the logits that the grammar allows."""
     rows = Rows(speaker.model._lm, 1, PROMPT + most)
-    rows.prefill(0, "tokens", np.random.default_rng(0).integers(0, 60000, PROMPT))
+    rows.prefill(0, tokens=np.random.default_rng(0).integers(0, 60000, PROMPT))
     token = np.array([TOKEN])
-    return lambda: speaker.model.logits("head.1", rows.step("tokens", token)["hidden"])
+    return lambda: speaker.model.logits("head.1", rows.step(tokens=token)["hidden"])
 
 
 def _frame(speaker: qwen3tts.Speaker, most: int) -> Step:

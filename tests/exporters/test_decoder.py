@@ -114,9 +114,9 @@ def test_rows_are_upstreams_padded_batch(model: Decoder, golden: dict[str, Tenso
     prompts = [ids[mask != 0].astype(np.int64) for ids, mask in pairs]
     for last in (0, 1):  # tokens that the rows take together
         rows = Rows(model.lm, 2, CAPACITY)
-        hidden = rows.begin("tokens", [prompt[: len(prompt) - last] for prompt in prompts])["hidden"]
+        hidden = rows.begin(tokens=[prompt[: len(prompt) - last] for prompt in prompts])["hidden"]
         if last:
-            hidden = rows.step("tokens", np.array([prompt[-1] for prompt in prompts]))["hidden"]
+            hidden = rows.step(tokens=np.array([prompt[-1] for prompt in prompts]))["hidden"]
         hold(hidden, golden["batch.hidden_last"])
         top = np.take_along_axis(model.logits(hidden), golden["batch.top_ids"].long().numpy(), 1)
         hold(top, golden["batch.top_logits"])

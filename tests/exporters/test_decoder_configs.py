@@ -24,9 +24,9 @@ def hold_to_transformers(model: Decoder, upstream: Any) -> None:
     rows = Rows(model.lm, 2, CAPACITY)
     for begin, end in ((0, prompt), (prompt, 7), (7, 8), (8, 9)):
         if begin == 0:
-            outputs = rows.begin("tokens", [row[start:end].numpy() for row, start in zip(ids, starts, strict=True)])
+            outputs = rows.begin(tokens=[row[start:end].numpy() for row, start in zip(ids, starts, strict=True)])
         else:
-            outputs = rows.step("tokens", ids[:, begin].numpy())
+            outputs = rows.step(tokens=ids[:, begin].numpy())
         logits = model.logits(outputs["hidden"])
         for row, start in enumerate(starts):
             with torch.no_grad():

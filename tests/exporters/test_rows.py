@@ -72,7 +72,7 @@ def test_rows_together_are_the_rows_alone(
             if max(map(len, histories)) == CAPACITY:
                 continue
             tokens = rng.integers(3, IDS, ROWS)
-            hidden = rows.step("tokens", tokens)["hidden"]
+            hidden = rows.step(tokens=tokens)["hidden"]
             for row in range(ROWS):
                 if rows.active[row]:
                     histories[row].append(int(tokens[row]))
@@ -83,14 +83,26 @@ def test_rows_together_are_the_rows_alone(
         elif len(histories[event[0]]) + event[1] <= CAPACITY:
             row, tokens = event[0], rng.integers(3, IDS, event[1])
             histories[row].extend(tokens.tolist())
-            hold(row, rows.prefill(row, "tokens", tokens)["hidden"][0])
+            hold(row, rows.prefill(row, tokens=tokens)["hidden"][0])
+
+
+def test_a_row_and_its_copy_go_on_apart(decoder: Decoder) -> None:
+    rows, prompt = Rows(decoder.lm, 3, CAPACITY), [5, 6, 7, 8]
+    rows.prefill(2, tokens=np.array([9, 9, 9, 9, 9]))  # what is replaced is longer
+    rows.prefill(1, tokens=np.array(prompt))
+    rows.copy(1, to=2)
+    for step in range(3):
+        hidden = rows.step(tokens=np.array([3, 10 + step, 20 + step]))["hidden"]
+    for row, tokens in ((1, [10, 11, 12]), (2, [20, 21, 22])):
+        expected = alone(decoder, prompt + tokens)
+        np.testing.assert_allclose(hidden[row], expected, rtol=0, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
 
 
 def test_threads_share_a_session(decoder: Decoder) -> None:
     def run(seed: int) -> list[Array]:
         rng, rows = np.random.default_rng(seed), Rows(decoder.lm, 2, CAPACITY)
-        results = [rows.begin("tokens", [rng.integers(3, IDS, n) for n in rng.integers(1, 9, 2)])["hidden"]]
-        return results + [rows.step("tokens", rng.integers(3, IDS, 2))["hidden"] for _ in range(12)]
+        results = [rows.begin(tokens=[rng.integers(3, IDS, n) for n in rng.integers(1, 9, 2)])["hidden"]]
+        return results + [rows.step(tokens=rng.integers(3, IDS, 2))["hidden"] for _ in range(12)]
 
     expected = [run(seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -102,10 +114,10 @@ def test_threads_share_a_session(decoder: Decoder) -> None:
 def test_a_row_that_does_not_fit_its_caches_is_refused(decoder: Decoder) -> None:
     rows, tokens = Rows(decoder.lm, 2, 4), np.array([5, 6, 7])
     with pytest.raises(ValueError, match=r"^row 1: 5 tokens do not fit its caches of 4$"):
-        rows.prefill(1, "tokens", np.array([5, 6, 7, 8, 9]))
-    rows.prefill(1, "tokens", tokens)
-    rows.step("tokens", tokens[:2])
+        rows.prefill(1, tokens=np.array([5, 6, 7, 8, 9]))
+    rows.prefill(1, tokens=tokens)
+    rows.step(tokens=tokens[:2])
     with pytest.raises(ValueError, match=r"^row 1: 5 tokens do not fit its caches of 4$"):
-        rows.step("tokens", tokens[:2])
+        rows.step(tokens=tokens[:2])
     with pytest.raises(ValueError, match=r"^row 0: a prompt has one token at least$"):
-        rows.prefill(0, "tokens", tokens[:0])
+        rows.prefill(0, tokens=tokens[:0])

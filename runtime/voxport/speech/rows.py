@@ -1,13 +1,14 @@
 """Rows of tokens that go through a language model's graph together, each at its own position; and a stopwatch."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 
 import numpy as np
 
 from voxport.graphs.session import Array, Session
+from voxport.graphs.stage import CAPACITY
 
 PREFILL = 512  # tokens in one call: attention's scores grow with tokens x context
 Outputs = dict[str, Array]
@@ -40,49 +41,67 @@ class Rows:
     is free: its place takes another `prefill` while the other rows go on.
     """
 
-    def __init__(self, session: Session, count: int, capacity: int) -> None:
-        self._session, self.capacity = session, capacity
-        self._state = session.start(batch=count, capacity=capacity)
+    def __init__(
+        self, session: Session, count: int, capacity: int, constants: Mapping[str, Array] | None = None
+    ) -> None:
+        """`constants`: inputs of the graph that stay the same for all steps, [rows, ...] where their first axis is
+        `batch`; they are bound once and not copied."""
+        self._session, self.capacity, self._constants = session, capacity, dict(constants or {})
+        self._state = session.start(self._constants, batch=count, capacity=capacity)
         self.past = np.zeros(count, np.int64)  # tokens in each row's caches; 0 of rows that are not active
         self.active = np.zeros(count, bool)
 
-    def prefill(self, row: int, name: str, tokens: Array) -> Outputs:
-        """Feeds `tokens` [n, ...] to the graph's input `name` in one row, which they begin or continue.
+    def prefill(self, row: int, **inputs: Array) -> Outputs:
+        """Feeds tokens to one row, which they begin or continue: every input of the graph by its name, [n, ...] each,
+        one entry per token.
 
         Returns the outputs at the last of them, [1, ...] each. Raises ValueError when there are none or too many.
         """
-        if not len(tokens):
+        count = len(next(iter(inputs.values())))
+        if not count:
             raise ValueError(f"row {row}: a prompt has one token at least")
         past = int(self.past[row])
-        self._check(row, past + len(tokens))
+        self._check(row, past + count)
         state = self._state.row(row, fresh=not self.active[row])
-        for start in range(0, len(tokens), PREFILL):
-            piece = np.ascontiguousarray(tokens[None, start : start + PREFILL])
-            feed = {name: piece, "past": np.array([past + start], np.int64)}
-            outputs, state = self._session(state, into=None, **feed)
+        for start in range(0, count, PREFILL):
+            feed = {
+                name: np.ascontiguousarray(tokens[None, start : start + PREFILL]) for name, tokens in inputs.items()
+            }
+            outputs, state = self._session(state, into=None, **feed, past=np.array([past + start], np.int64))
         self._state.put(row, state)
-        self.past[row] = past + len(tokens)
+        self.past[row] = past + count
         self.active[row] = True
         return outputs
 
-    def begin(self, name: str, prompts: Sequence[Array]) -> Outputs:
-        """Prefills a prompt [n, ...] per row and returns their outputs together, [rows, ...] each."""
-        outputs = [self.prefill(row, name, tokens) for row, tokens in enumerate(prompts)]
+    def begin(self, **prompts: Sequence[Array]) -> Outputs:
+        """Prefills every row: each input has a prompt [n, ...] per row. Returns the rows' outputs, [rows, ...] each."""
+        rows = (dict(zip(prompts, inputs, strict=True)) for inputs in zip(*prompts.values(), strict=True))
+        outputs = [self.prefill(row, **inputs) for row, inputs in enumerate(rows)]
         return {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
 
-    def step(self, name: str, tokens: Array) -> Outputs:
-        """Feeds one token per row, [rows, ...] -> outputs [rows, ...] each. What rows that are not active are fed and
-        return means nothing. Raises ValueError when a row's caches are full."""
+    def copy(self, row: int, to: int) -> None:
+        """Makes row `to` a second one that has come as far as `row`: generations of one prompt share its prefill."""
+        for tensor in self._session.stage.state:
+            array, place = self._state[tensor.name], [slice(None)] * len(tensor.shape)
+            if tensor.shared:
+                place[tensor.shape.index(CAPACITY)] = slice(int(self.past[row]))
+            array[to : to + 1][tuple(place)] = array[row : row + 1][tuple(place)]
+        self.past[to], self.active[to] = self.past[row], self.active[row]
+
+    def step(self, **inputs: Array) -> Outputs:
+        """Feeds one token per row, [rows, ...] of every input -> outputs [rows, ...] each. What rows that are not
+        active are fed and return means nothing. Raises ValueError when a row's caches are full."""
         for row in np.flatnonzero(self.past >= self.capacity):
             self._check(int(row), int(self.past[row]) + 1)
-        feed = {name: np.ascontiguousarray(tokens[:, None]), "past": self.past.copy()}
-        outputs, self._state = self._session(self._state, into=None, **feed)
+        feed = {name: np.ascontiguousarray(tokens[:, None]) for name, tokens in inputs.items()}
+        outputs, self._state = self._session(self._state, into=None, **feed, past=self.past.copy())
         self.past += self.active
         return outputs
 
     def grow(self, capacity: int) -> None:
         """Makes room for `capacity` tokens per row; what the caches hold stays."""
-        before, self._state = self._state, self._session.start(batch=len(self.past), capacity=capacity)
+        before = self._state
+        self._state = self._session.start(self._constants, batch=len(self.past), capacity=capacity)
         for name, array in before.items():
             self._state[name][tuple(map(slice, array.shape))] = array
         self.capacity = capacity

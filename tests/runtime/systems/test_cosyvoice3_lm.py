@@ -116,12 +116,12 @@ def test_caches_that_grow_hold_what_they_held() -> None:
     rows = Rows(Scripted(hashed).session("lm"), 1, 3)
     expected = Rows(Scripted(hashed).session("lm"), 1, 20)
     embeds = np.stack((np.arange(9.0), np.arange(9.0) % 2), axis=1).astype(np.float32)
-    rows.prefill(0, "embeds", embeds[:3])
+    rows.prefill(0, embeds=embeds[:3])
     with pytest.raises(ValueError, match="do not fit its caches of 3"):
-        rows.step("embeds", embeds[3:4])
+        rows.step(embeds=embeds[3:4])
     rows.grow(9)
-    got = rows.prefill(0, "embeds", embeds[3:])["logits"]
-    np.testing.assert_array_equal(got, expected.prefill(0, "embeds", embeds)["logits"])
+    got = rows.prefill(0, embeds=embeds[3:])["logits"]
+    np.testing.assert_array_equal(got, expected.prefill(0, embeds=embeds)["logits"])
 
 
 def test_of_silent_tokens_in_a_row_the_first_few_pass() -> None:

@@ -45,8 +45,8 @@ def _caches(call: str, state: State, before: State, total: int) -> Iterator[tupl
 def batch(speaker: Speaker, bundle: Bundle, prompts: Sequence[list[int]]) -> Trace:
     """Upstream's padded batch, without pads: each row is prefilled alone, then all take their last token together."""
     rows = Rows(bundle.session("lm"), len(prompts), max(map(len, prompts)))
-    rows.begin("tokens", [np.array(prompt[:-1], np.int64) for prompt in prompts])
-    hidden = rows.step("tokens", np.array([prompt[-1] for prompt in prompts], np.int64))["hidden"]
+    rows.begin(tokens=[np.array(prompt[:-1], np.int64) for prompt in prompts])
+    hidden = rows.step(tokens=np.array([prompt[-1] for prompt in prompts], np.int64))["hidden"]
     logits = speaker.model.logits("head", hidden)
     best = np.argsort(-logits, axis=1, kind="stable")[:, :MANY]
     return {

@@ -101,9 +101,9 @@ class LanguageModel:
     def read(self, prompt: Array, tokens: Sequence[int]) -> Iterator[Array]:
         """Log-probabilities float32 [ids] after the prompt, then after each of the tokens."""
         rows = Rows(self._lm, 1, len(prompt) + len(tokens))
-        yield log_softmax(rows.prefill(0, "embeds", prompt)["logits"][0])
+        yield log_softmax(rows.prefill(0, embeds=prompt)["logits"][0])
         for embed in self.speech(tokens):
-            yield log_softmax(rows.step("embeds", embed[None])["logits"][0])
+            yield log_softmax(rows.step(embeds=embed[None])["logits"][0])
 
     def rows(self, capacity: int) -> Rows:
         """Caches for `capacity` tokens of one generation."""
@@ -133,9 +133,9 @@ class Walk:
             self._rows.grow(2 * (self.length + len(embeds)))
         if len(embeds) == 1 and self.length:
             with self._clock.timing():
-                outputs = self._rows.step("embeds", embeds)
+                outputs = self._rows.step(embeds=embeds)
         else:
-            outputs = self._rows.prefill(0, "embeds", embeds)
+            outputs = self._rows.prefill(0, embeds=embeds)
         self._scores = log_softmax(outputs["logits"][0])
 
     def choose(self, barred: slice | Array = NOTHING) -> int:

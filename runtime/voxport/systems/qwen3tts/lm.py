@@ -118,7 +118,7 @@ class LanguageModel:
         see: Watch = watch or (lambda *_: None)
         room = max(len(row.prompt.embeds) + row.most for row in rows)
         talker = Rows(self._talker, len(rows), room)
-        outputs = talker.begin("embeds", [row.prompt.embeds for row in rows])
+        outputs = talker.begin(embeds=[row.prompt.embeds for row in rows])
         history = np.zeros((len(rows), outputs["logits"].shape[1]), bool)  # codes 0 of each row
         for step in count():
             see("talker", outputs)
@@ -148,7 +148,7 @@ class LanguageModel:
             ]
             embeds = np.stack([embed + t for embed, t in zip(frame["embed"], text, strict=True)])
             with self.clock.timing():
-                outputs = talker.step("embeds", embeds)
+                outputs = talker.step(embeds=embeds)
 
     def read(
         self, prompt: Prompt, codes: Array, hidden: Array | None = None
@@ -160,14 +160,14 @@ class LanguageModel:
         As hot as `EVEN` all codes are equally likely, so a draw names the code it makes.
         """
         talker = Rows(self._talker, 1, len(prompt.embeds) + len(codes))
-        outputs = talker.prefill(0, "embeds", prompt.embeds)
+        outputs = talker.prefill(0, embeds=prompt.embeds)
         for i, frame in enumerate(codes):
             yield "talker", outputs
             u = ((frame[None, 1:] + 0.5) / self.size).astype(np.float32)
             fed = outputs["hidden"] if hidden is None else hidden[i : i + 1]
             rest = self._frame(fed, frame[:1], u, EVEN)
             yield "predictor", rest
-            outputs = talker.step("embeds", rest["embed"] + next(prompt.trailing, prompt.pad))
+            outputs = talker.step(embeds=rest["embed"] + next(prompt.trailing, prompt.pad))
         yield "talker", outputs
 
     def ids(self, step: int, rule: Rule) -> Array:

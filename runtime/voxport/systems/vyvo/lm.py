@@ -70,7 +70,7 @@ class LanguageModel:
             active &= step + 1 < np.array(limits)
         if not active.any():
             return
-        hidden = rows.begin("tokens", starts)["hidden"]
+        hidden = rows.begin(tokens=starts)["hidden"]
         for step in range(len(forced), max(limits)):
             with self.clock.timing(steps=1):
                 draws = None if u is None else u[:, step]
@@ -85,14 +85,14 @@ class LanguageModel:
                         _add(history[row], tokens[row : row + 1])
                     else:
                         rows.stop(row)
-                hidden = rows.step("tokens", tokens)["hidden"]
+                hidden = rows.step(tokens=tokens)["hidden"]
 
     def read(self, prompt: Sequence[int], tokens: Sequence[int]) -> Iterator[Array]:
         """Hidden float32 [1, width] after the prompt, then after each of the tokens but the last."""
         rows = Rows(self._lm, 1, len(prompt) + len(tokens))
-        yield rows.prefill(0, "tokens", np.array(prompt, np.int64))["hidden"]
+        yield rows.prefill(0, tokens=np.array(prompt, np.int64))["hidden"]
         for token in tokens[:-1]:
-            yield rows.step("tokens", np.array([token], np.int64))["hidden"]
+            yield rows.step(tokens=np.array([token], np.int64))["hidden"]
 
     def logits(self, head: str, hidden: Array) -> Array:
         """hidden [rows, width] -> float32 [rows, ids of the head]."""
