@@ -79,6 +79,11 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(self.sliding_window if slide else 0 for slide in slides)
 
     @property
+    def softcap(self) -> float:
+        """Where scores of attention bend off; 0: nowhere. What upstream runs ignores it."""
+        return self.attn_logit_softcapping or 0.0
+
+    @property
     def theta(self) -> float:
         """The base of the rotary positions."""
         return (self.rope_parameters and self.rope_parameters.rope_theta) or self.rope_theta

@@ -1,0 +1,163 @@
+"""T5Gemma's decoder: audio embeddings in, the scores of the next audio token out (docs/systems/t5gemma.md 4).
+
+    decoder  embeds [batch, time, D], past int64 [batch], cos, sin [batch, time, S / 2], read int64 [batch],
+             cross_keys.i [batch, kv heads, S, text], cross_values.i [batch, kv heads, text, S], state keys.i, values.i
+             -> logits [batch, rows] of the last token, next state
+
+D: width, S: head size, i: layer. `read`: of each row, how many columns of its text are its own; the others fill up to
+the longest text of the batch. Windows count tokens; how far a token turns is the runtime's to know.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from voxport.graphs.stage import CAPACITY, Stage, TensorSpec
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.nets import ops
+from voxport_exporters.nets.attention import HIDDEN, Places, cached_attention, grouped_attention
+from voxport_exporters.nets.dense import Linear
+from voxport_exporters.nets.taps import tap
+from voxport_exporters.systems.t5gemma.config import Config, Stack
+from voxport_exporters.systems.t5gemma.encoder import cross_specs, turn_specs
+from voxport_exporters.systems.t5gemma.layers import Mlp, Norm, heads, output, scaled
+
+KINDS = ("keys", "values")
+LAST = 2  # layers whose weights recipes can name apart: what they get wrong no later layer evens out
+
+
+class SelfAttention(nn.Module):
+    """Causal, over all tokens so far or the last of them."""
+
+    def __init__(self, w: Weights, c: Stack, window: int, softcap: float) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.size = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        self.window, self.softcap = window, softcap
+        shared = self.kv_heads * self.size
+        sizes = {"q_proj": self.heads * self.size, "k_proj": shared, "v_proj": shared}
+        gain = (c.head_dim / c.query_pre_attn_scalar) ** 0.5  # attention with a cache divides by the root of the size
+        self.qkv = heads(w, c.hidden_size, sizes, {"q_proj": gain}, c.attention_bias)
+        self.out = output(w, c)
+
+    def forward(self, x: Tensor, places: Places, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [batch, time, width], keys, values [batch, kv heads, capacity, size] -> same shapes."""
+        wide, shared = self.heads * self.size, self.kv_heads * self.size
+        qk, v = self.qkv(x).split((wide + shared, shared), dim=-1)
+        turned = ops.rotary(qk, self.heads + self.kv_heads, places.cos, places.sin)
+        q, k = turned.split((wide, shared), dim=-1)
+        y, keys, values = cached_attention(q, k, v, keys, values, places, self.window, self.softcap)
+        return self.out(y), keys, values
+
+
+class CrossAttention(nn.Module):
+    """Attends to the text, whose keys and values are inputs."""
+
+    def __init__(self, w: Weights, c: Stack, rotates: bool, softcap: float) -> None:
+        super().__init__()
+        self.heads, self.rotates, self.softcap = c.num_attention_heads, rotates, softcap
+        sizes, gains = {"q_proj": self.heads * c.head_dim}, {"q_proj": c.query_pre_attn_scalar**-0.5}
+        self.q = heads(w, c.hidden_size, sizes, gains, c.attention_bias)
+        self.out = output(w, c)
+
+    def forward(self, x: Tensor, places: Places, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """x [batch, time, width], keys [batch, kv heads, size, text], values [batch, kv heads, text, size], mask
+        [batch, 1, 1, text] -> the shape of x."""
+        q = self.q(x)
+        if self.rotates:
+            q = ops.rotary(q, self.heads, places.cos, places.sin)
+        y: Tensor = self.out(grouped_attention(q, keys, values, mask, self.softcap))
+        return y
+
+
+class Layer(nn.Module):
+    """Each block is normed before and after."""
+
+    def __init__(self, w: Weights, c: Stack, i: int, rotates: bool, softcap: float) -> None:
+        super().__init__()
+        self.i = i
+        self.self_attention = SelfAttention(w.at("self_attn"), c, c.windows[i], softcap)
+        self.cross_attention = CrossAttention(w.at("cross_attn"), c, rotates, softcap)
+        self.mlp = Mlp(w.at("mlp"), c)
+        blocks = ("self_attn", "cross_attn", "feedforward")
+        self.before, self.after = (
+            nn.ModuleList(Norm(w.at(f"{side}_{block}_layernorm"), c) for block in blocks) for side in ("pre", "post")
+        )
+
+    def forward(
+        self, h: Tensor, places: Places, text: tuple[Tensor, ...], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h [batch, time, width], text: keys, values and mask of the cross attention -> h, next keys, next values."""
+        y, keys, values = self.self_attention(self.before[0](h), places, keys, values)
+        tap(f"dec.{self.i}.self_attn", y)
+        h = h + self.after[0](y)
+        y = self.cross_attention(self.before[1](h), places, *text)
+        tap(f"dec.{self.i}.cross_attn", y)
+        h = h + self.after[1](y)
+        h = h + self.after[2](self.mlp(self.before[2](h)))
+        tap(f"dec.{self.i}.out", h)
+        return h, keys, values
+
+
+class Head(nn.Module):
+    """Scores of audio ids: two dense layers."""
+
+    def __init__(self, w: Weights, width: int, rows: int) -> None:
+        """`w`: the weights below `predict_layer.0.`"""
+        super().__init__()
+        self.hidden = Linear.joined(w, width, {"0": width}, bias=True)
+        self.out = Linear.joined(w, width, {"2": rows}, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, width] -> logits [batch, rows]."""
+        logits: Tensor = self.out(F.gelu(self.hidden(x)))
+        return logits
+
+
+class Decoder(nn.Module):
+    """Audio embeddings in, the scores of the next token out."""
+
+    def __init__(self, w: Weights, config: Config, softcap: bool) -> None:
+        """`w`: the whole checkpoint. The last LAST layers are a list of their own."""
+        super().__init__()
+        c, rotates = config.decoder, bool(config.voice.use_pm_rope)
+        self.count, self.windows = c.num_hidden_layers, {*c.windows}
+        cap, own = c.softcap if softcap else 0.0, w.at("backbone.model.decoder")
+        every = [Layer(own.at(f"layers.{i}"), c, i, rotates, cap) for i in range(self.count)]
+        self.layers, self.last = nn.ModuleList(every[:-LAST]), nn.ModuleList(every[-LAST:])
+        self.norm = Norm(own.at("norm"), c)
+        self.head = Head(w.at("predict_layer.0"), c.hidden_size, config.rows)
+
+    def forward(
+        self, embeds: Tensor, past: Tensor, cos: Tensor, sin: Tensor, read: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        """rest: cross keys and values layer by layer, then the state -> logits of the last token, next state."""
+        text, state = rest[: 2 * self.count], rest[2 * self.count :]
+        places = Places.turned(past, cos, sin, self.windows)
+        own = torch.arange(text[0].shape[-1]) < read[:, None]
+        mask = torch.where(own, 0.0, HIDDEN)[:, None, None]
+        h, after = scaled(embeds), []
+        for i, layer in enumerate((*self.layers, *self.last)):
+            pair = slice(2 * i, 2 * i + 2)
+            h, *mine = layer(h, places, (*text[pair], mask), *state[pair])
+            after += mine
+        hidden = self.norm(h[:, -1])
+        tap("hidden", hidden)
+        return self.head(hidden), *after
+
+
+def decoder_stage(config: Config) -> Stage:
+    c, batch = config.decoder, ("batch",)
+    cache = (*batch, c.num_key_value_heads, CAPACITY, c.head_dim)
+    caches = [TensorSpec(f"{kind}.{i}", "float32", cache) for i in range(c.num_hidden_layers) for kind in KINDS]
+    return Stage(
+        "decoder",
+        inputs=(
+            TensorSpec("embeds", "float32", (*batch, "time", c.hidden_size)),
+            TensorSpec("past", "int64", batch),
+            *turn_specs(c, "batch", "time"),
+            TensorSpec("read", "int64", batch),
+            *cross_specs(c, "batch"),
+        ),
+        outputs=(TensorSpec("logits", "float32", (*batch, config.rows)),),
+        state=tuple(caches),
+    )
