@@ -125,7 +125,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str, words: str) -> None:
         ("[]", "index.json: wanted a JSON object"),
         ("{", "index.json: not JSON"),
         ('{"weight_map": {"a": 5}}', "not a safetensors index"),
-        ('{"weight_map": {"a": "none.safetensors"}}', "none.safetensors: no such checkpoint"),
+        ('{"weight_map": {"a": "none.safetensors"}}', "lacks 1 of its 1 shards: none.safetensors"),
         (
             '{"weight_map": {"a": "../one/model.safetensors"}}',
             "the shard .* is not in",

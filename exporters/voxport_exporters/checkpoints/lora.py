@@ -7,13 +7,13 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor
 
 from voxport_exporters.checkpoints import jsonfile
@@ -34,6 +34,7 @@ REFUSED = (  # kinds whose update is more than scale B A
     "trainable_token_indices",
 )
 INITIALISED = (None, True, False, "gaussian", "eva", "orthogonal")  # the others change the base's weights too
+FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a folder
 ADVICE = "merge with PEFT and export the result"
 PATTERN_SECONDS = 5.0  # a pattern that takes longer to try on all modules never ends
 
@@ -48,30 +49,32 @@ class AdapterConfig(msgspec.Struct, frozen=True):
     ensure_weight_tying: bool | None = False
 
 
-def merge(base: Weights, folder: Path, tied: bool) -> Weights:
+def merge(base: Weights, folder: Path, tied: bool, rounded: bool = False, place: str = "") -> Weights:
     """`base` with the adapter in `folder` merged. Raises ValueError in one line when it is of another kind or model.
 
     `tied`: the base's head is its embedding. PEFT saves a module of its own for each that was trained in full, and an
     untrained one keeps the old matrix: the result then holds a head and an embedding that differ.
+    `rounded`: to the dtypes of the files, as by PEFT's merge_and_unload(). `place`: what stands before the names of the
+    model that PEFT wrapped, where that is a part of the base.
     """
-    file = folder / "adapter_config.json"
+    file, weights = (folder / name for name in FILES)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; an adapter is a folder that PEFT saved")
     fields = jsonfile.read(file)
     _check_kind(file, fields)
     config = parse(fields, AdapterConfig, str(file))
-    adapter = Weights.open(folder / "adapter_model.safetensors")
-    names = {key: _module(key) for key in sorted(adapter.keys)}
+    adapter = Weights.open(weights)
+    names = {key: _module(key, base, place) for key in sorted(adapter.keys)}
     alphas = _alphas(file, config, [name for name, part in names.values() if part])
     replaced: dict[str, Change] = {}
-    added: dict[str, Change] = {}
-    shapes = {}
+    added: dict[str, Update] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for key, (name, part) in names.items():
         if part in ("A.weight", "A.default.weight", "embedding_A"):
             other_key = key.replace("lora_A", "lora_B").replace("lora_embedding_A", "lora_embedding_B")
             rank = _rank(adapter, key, other_key)
             scale = alphas[name] / (math.sqrt(rank) if config.use_rslora else rank)
-            added[f"{name}.weight"] = partial(_add, adapter, key, other_key, scale)
+            added[f"{name}.weight"] = Update(adapter, key, other_key, scale, rounded)
         elif not part:
             target = name.replace(".modules_to_save", "")
             replaced[target] = partial(_replace, adapter, key)
@@ -85,8 +88,26 @@ def merge(base: Weights, folder: Path, tied: bool) -> Weights:
     unknown = sorted((replaced.keys() | added.keys()) - base.keys)
     if unknown:
         raise ValueError(f"{folder}: changes {unknown[0]}, which {base.source} lacks; is it the adapter's base model?")
+    for target, update in added.items():
+        update.check(shapes.get(target) or base.shape(target))
     change = replaced | {target: _after(replaced.get(target), add) for target, add in added.items()}
     return base.changed(change, shapes)
+
+
+def merge_pairs(base: Weights, adapter: Weights, pairs: Mapping[str, tuple[str, str]], alpha: float) -> Weights:
+    """`base` with updates B A alpha / rank added, rounded as by `merge(..., rounded=True)`.
+
+    `pairs`: weight of the base -> names of its A and its B in `adapter`. Raises ValueError in one line when they do not
+    go with the base.
+    """
+    unknown = sorted(pairs.keys() - base.keys)
+    if unknown:
+        raise ValueError(f"{adapter.source}: adds to {unknown[0]}, which {base.source} lacks; is it of another base?")
+    added = {}
+    for target, (a, b) in pairs.items():
+        added[target] = Update(adapter, a, b, alpha / _rank(adapter, a, b), rounded=True)
+        added[target].check(base.shape(target))
+    return base.changed(added, {})
 
 
 def _check_kind(file: Path, fields: dict[str, Any]) -> None:
@@ -99,10 +120,12 @@ def _check_kind(file: Path, fields: dict[str, Any]) -> None:
         raise ValueError(f"{file}: {kind} adapters are not merged here; {ADVICE}")
 
 
-def _module(key: str) -> tuple[str, str]:
+def _module(key: str, base: Weights, place: str) -> tuple[str, str]:
     """(name in the base, what of an update the key holds, or nothing) of an adapter's key."""
-    name, _, part = key.removeprefix(WRAPPED).partition(".lora_")
-    return name.replace(".base_layer", ""), part
+    wrapped, _, part = key.removeprefix(WRAPPED).partition(".lora_")
+    name = wrapped.replace(".base_layer", "")
+    weight = f"{name}.weight" if part else name.replace(".modules_to_save", "")
+    return name if weight in base.keys else place + name, part
 
 
 def _embedding_alone(config: AdapterConfig) -> bool:
@@ -164,16 +187,38 @@ def _alphas(file: Path, config: AdapterConfig, modules: Iterable[str]) -> dict[s
     return alphas
 
 
-def _add(adapter: Weights, a: str, b: str, scale: float, weight: Tensor) -> Tensor:
-    first, second = (adapter.take(key, *adapter.shape(key)) for key in (a, b))
-    update = second @ first  # [out, rank] @ [rank, in]; of an embedding [width, rank] @ [rank, rows]
-    update = update.T if "lora_embedding_A" in a else update
-    if update.shape != weight.shape:
-        found, expected = list(update.shape), list(weight.shape)
-        raise ValueError(
-            f"{adapter.source}: {a} changes a weight of shape {found}, the base has {expected}: another model"
-        )
-    return weight.to(torch.float32) + scale * update
+@dataclass(frozen=True)
+class Update:
+    """Adds scale B A to a weight."""
+
+    adapter: Weights
+    a: str
+    b: str
+    scale: float
+    rounded: bool  # B A to the dtype of B, and the sum to that of the weight
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError when a weight of this shape is none that the update goes with."""
+        (_, inputs), (outputs, _) = (self.adapter.shape(key) for key in (self.a, self.b))
+        found = [inputs, outputs] if self._turned else [outputs, inputs]
+        if found != list(shape):
+            raise ValueError(
+                f"{self.adapter.source}: {self.a} changes a weight of shape {found}, the base has {list(shape)}: "
+                "another model"
+            )
+
+    @property
+    def _turned(self) -> bool:
+        """An embedding's is [width, rank] @ [rank, rows]; any other is [out, rank] @ [rank, in]."""
+        return "lora_embedding_A" in self.a
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        first, second = (self.adapter.stored(key) for key in (self.a, self.b))
+        update = (second.float() @ first.float()) * self.scale
+        update = update.T if self._turned else update
+        if not self.rounded:
+            return weight.float() + update
+        return (weight.float() + update.to(second.dtype).float()).to(weight.dtype)
 
 
 def _replace(adapter: Weights, key: str, _: Tensor) -> Tensor:

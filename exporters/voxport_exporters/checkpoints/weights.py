@@ -6,13 +6,11 @@
     weights.drop("mask_gen.decoder.pos_enc.pe", "a table the net computes itself")
     weights.finish()                                         # error: a key was neither taken nor dropped
 
-Files are memory-mapped; a tensor is read when it is taken, so a checkpoint larger than memory can be walked.
+A tensor is read when it is taken, so a checkpoint larger than memory can be walked.
 A net whose large parameters are made with `later()` can be traced without reading them: see later.py.
 """
 
 import fnmatch
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from voxport_exporters.checkpoints import folder
+from voxport_exporters.checkpoints import folder, torchfile
 from voxport_exporters.checkpoints.later import shapes_only
 
 Read = Callable[[str], Tensor]
@@ -62,7 +60,10 @@ class Weights:
     @classmethod
     def _sharded(cls, path: Path) -> "Weights":
         where = folder.weight_map(path)
-        shards = {name: _open_safetensors(path.parent / name) for name in sorted(set(where.values()))}
+        names = sorted(set(where.values()))
+        if missing := [name for name in names if not (path.parent / name).is_file()]:
+            raise FileNotFoundError(f"{path}: lacks {len(missing)} of its {len(names)} shards: {', '.join(missing)}")
+        shards = {name: _open_safetensors(path.parent / name) for name in names}
         for key, name in where.items():
             if key not in shards[name].keys():  # noqa: SIM118 - not a dict
                 raise ValueError(f"{path.parent / name}: lacks {key}, which {path.name} says it holds")
@@ -75,15 +76,7 @@ class Weights:
 
     @classmethod
     def _pickled(cls, path: Path, inside: str | None) -> "Weights":
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                # Files of torch < 1.6 are no zip and cannot be mapped.
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle fails in whatever it happens to call
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            raise ValueError(f"{path}: not a whole torch checkpoint (truncated or foreign): {reason}") from None
+        content = torchfile.load(path)
         if inside is not None:
             if not isinstance(content, dict) or inside not in content:
                 found = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
@@ -91,9 +84,14 @@ class Weights:
                     f"{path}: no state dict under '{inside}' (found {found}); is this the right checkpoint?"
                 )
             content = content[inside]
-        if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+        return cls.of_shells(path, content)
+
+    @classmethod
+    def of_shells(cls, path: Path, shells: object) -> "Weights":
+        """A state dict that `torchfile.load(path)` gave. Raises ValueError when it is none."""
+        if not isinstance(shells, dict) or not shells or not all(isinstance(t, Tensor) for t in shells.values()):
             raise ValueError(f"{path}: does not hold a dict of tensors; is this the right checkpoint?")
-        return cls(path, content, content.__getitem__)
+        return cls(path, shells, lambda key: torchfile.read(path, shells[key]), lambda key: shells[key].shape)
 
     def at(self, prefix: str) -> Self:
         """The same weights below `prefix.`"""
@@ -146,6 +144,10 @@ class Weights:
         norm: Tensor = torch.linalg.vector_norm(direction, dim=tuple(range(1, len(shape))), keepdim=True)
         return direction * (scale / norm)
 
+    def stored(self, name: str) -> Tensor:
+        """The tensor `name` as the file holds it, in its own dtype. It stays to be accounted for."""
+        return self._read(self._prefix + name).detach()
+
     def changed(
         self, change: Mapping[str, Callable[[Tensor], Tensor]], shapes: Mapping[str, Iterable[int]]
     ) -> "Weights":
@@ -156,6 +158,16 @@ class Weights:
             self._keys,
             lambda key: change[key](read(key)) if key in change else read(key),
             lambda key: shapes.get(key) or shape(key),
+        )
+
+    def renamed(self, names: Mapping[str, str], dtype: torch.dtype | None = None) -> "Weights":
+        """Those of the keys that `names`, new name -> key, lists; the tensors in `dtype` if there is one."""
+        read, shape = self._read, self._shape
+        return Weights(
+            self.source,
+            names,
+            lambda name: read(names[name]).to(dtype) if dtype else read(names[name]),
+            lambda name: shape(names[name]),
         )
 
     def copied(self, source: str, name: str) -> "Weights":

@@ -41,9 +41,10 @@ CODEC = Kind("XCodec2", "--codec", "xcodec2_model_name", _has('"codec_decoder_hi
 SEMANTIC = Kind("w2v-BERT 2.0", "--semantic", None, _has('"wav2vec2-bert"'))
 
 
-def model(root: Path) -> Path:
-    """The folder of the model's config.json: `root`, or the one below it; of a training run that of its backbone.
+def model(root: Path, *backbones: object) -> Path:
+    """The folder of the model's config.json: `root`, or the one below it; of a training run that of its text model.
 
+    `backbones`: what runs call their text model; a path is looked up when there is nothing in `root`.
     Raises FileNotFoundError or ValueError that say in one line what is missing, or list what there is.
     """
     if not root.is_dir():
@@ -53,6 +54,9 @@ def model(root: Path) -> Path:
     for kind in (MODEL_TYPE, BACKBONE_TYPE):
         if found := folder.below(root, f'"{kind}"'):
             return folder.choose(root, [(path.name, path) for path in found], None, "a T5Gemma-TTS folder")
+    for name in backbones:
+        if isinstance(name, str) and (Path(name) / "config.json").is_file():
+            return Path(name)
     raise FileNotFoundError(f"{root}: holds no T5Gemma-TTS model: no config.json of model_type {MODEL_TYPE} below it")
 
 
