@@ -86,3 +86,8 @@ VOCODER_SPLIT = Bound(5e-6)  # another split sums up convolutions in another ord
 # XCodec2's encoder. Upstream's spectra are complex64, and each band is divided by its deviation. Measured: speech 1e-6;
 # noise, whose logarithms of 25 deviate by 0.15, 1.6e-5.
 SEAMLESS_FEATURES = Bound(5e-5)
+
+# XCodec2. Its spectra reach 100, where float32 keeps 2.4e-4; of a layer's peak, the fixture measures 2.5e-6. Samples
+# are of size 1 (fixture 1.1e-6); twelve random decoders of other shapes, whose samples reach 8, leave 1.4e-5 at most.
+XCODEC2_LAYER = Bound(1e-6, of_peak=2e-5)
+XCODEC2_AUDIO = Bound(1e-5, of_peak=1e-5)

@@ -41,13 +41,18 @@ def open_weights(path: Path) -> Weights:
 
 def parts(weights: Weights, config: CodecConfig) -> Iterator[Part]:
     """`codec_decode`. Every key of `weights` is accounted for when the last part has been taken."""
-    rebuild = partial(Decoder, weights, config)
-    net = rebuild()
-    yield Part(_decode_stage(config, net.extra), net, axes={"frames": FRAMES}, rebuild=rebuild)
+    yield decoder_part(weights, config)
     encoder = ("semantic_model.*", "SemanticEncoder_module.*", "CodecEnc.*", "fc_prior.*")
     for pattern in (*encoder, "generator.quantizer.project_in.*"):
         weights.drop(pattern, "of the encoder")
     weights.finish()
+
+
+def decoder_part(weights: Weights, config: CodecConfig) -> Part:
+    """`codec_decode` alone."""
+    rebuild = partial(Decoder, weights, config)
+    net = rebuild()
+    return Part(_decode_stage(config, net.extra), net, axes={"frames": FRAMES}, rebuild=rebuild)
 
 
 def section(config: CodecConfig) -> CodecSection:
