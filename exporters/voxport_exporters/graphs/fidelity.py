@@ -50,11 +50,11 @@ def fidelity(parts: Mapping[str, Part], folder: Path, tokens: Array, heads: list
         head = OrtSession(folder / f"{name}.onnx")
         feed = np.concatenate([hiddens[index] for index in at])
         quantized += list(head(head.start(), hidden=feed)[0]["logits"])
-    return _compare(np.stack(exact), np.stack(quantized))
+    return compared(np.stack(exact), np.stack(quantized))
 
 
-def _compare(exact: Array, quantized: Array) -> Fidelity:
-    """Both [positions, ids]."""
+def compared(exact: Array, quantized: Array) -> Fidelity:
+    """How far the quantized logits are from the exact ones: both [positions, ids]."""
     p, q = (F.log_softmax(torch.from_numpy(x).double(), dim=-1) for x in (exact, quantized))
     centred, other = (x - x.mean(axis=1, keepdims=True) for x in (exact, quantized))
     noise = max(float(np.mean((other - centred) ** 2)), 1e-30)

@@ -131,6 +131,14 @@ class Decoder(nn.Module):
         self, embeds: Tensor, past: Tensor, cos: Tensor, sin: Tensor, read: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
         """rest: cross keys and values layer by layer, then the state -> logits of the last token, next state."""
+        hidden, *after = self.read(embeds, past, cos, sin, read, *rest)
+        tap("hidden", hidden[:, -1])
+        return self.head(hidden[:, -1]), *after
+
+    def read(
+        self, embeds: Tensor, past: Tensor, cos: Tensor, sin: Tensor, read: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `forward`, but what comes first is what the head reads, of every token: [batch, time, width]."""
         text, state = rest[: 2 * self.count], rest[2 * self.count :]
         places = Places.turned(past, cos, sin, self.windows)
         own = torch.arange(text[0].shape[-1]) < read[:, None]
@@ -140,9 +148,7 @@ class Decoder(nn.Module):
             pair = slice(2 * i, 2 * i + 2)
             h, *mine = layer(h, places, (*text[pair], mask), *state[pair])
             after += mine
-        hidden = self.norm(h[:, -1])
-        tap("hidden", hidden)
-        return self.head(hidden), *after
+        return self.norm(h), *after
 
 
 def decoder_stage(config: Config) -> Stage:

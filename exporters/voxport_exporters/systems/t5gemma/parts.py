@@ -14,16 +14,11 @@ from voxport_exporters.nets.table import Table, table_stage
 from voxport_exporters.systems.t5gemma.config import Config
 from voxport_exporters.systems.t5gemma.decoder import Decoder, decoder_stage
 from voxport_exporters.systems.t5gemma.encoder import Cross, Encoder, cross_stage, encoder_stage
+from voxport_exporters.systems.t5gemma.example import Example, Nets, inputs
 
 CAPACITY, TEXT = 512, 96  # cached tokens and text ids a typical step runs beside; they size the traced example only
 
 TEXT_TABLE, AUDIO_TABLE = "backbone.model.encoder.embed_tokens.weight", "audio_embedding.0.weight"
-UNUSED = {
-    "backbone.lm_head.*": "scores text, which nobody asks for",
-    "backbone.model.decoder.embed_tokens.weight": "reads text, which the decoder never gets",
-    "encoder_module.*": "the backbone's encoder again, under another name",
-    "decoder_module.*": "the backbone's decoder again, under another name",
-}
 
 
 def parts(weights: Weights, config: Config, *, softcap: bool = False) -> Iterator[Part]:
@@ -34,16 +29,18 @@ def parts(weights: Weights, config: Config, *, softcap: bool = False) -> Iterato
     encoder, decoder = config.encoder, config.decoder
     text = Table(lambda: weights.take(TEXT_TABLE, encoder.vocab_size, encoder.hidden_size))
     audio = Table(lambda: weights.take(AUDIO_TABLE, config.rows, decoder.hidden_size))
-    nets = (
+    nets = Nets(
+        config,
+        text,
+        audio,
         Encoder(weights.at("backbone.model.encoder"), encoder, softcap),
         Cross(weights.at("backbone.model.decoder"), decoder, encoder.hidden_size),
         Decoder(weights, config, softcap),
     )
-    for pattern, why in UNUSED.items():
-        weights.drop(pattern, why)
     weights.finish()
     yield Part(table_stage("text_embed", encoder.hidden_size), text, {"tokens": 1})
-    yield Part(encoder_stage(encoder), nets[0], {"text": TEXT})
-    yield Part(cross_stage(config), nets[1], {"text": TEXT})
+    yield Part(encoder_stage(encoder), nets.encoder, {"text": TEXT})
+    yield Part(cross_stage(config), nets.cross, {"text": TEXT})
     yield Part(table_stage("audio_embed", decoder.hidden_size), audio, {"tokens": 1})
-    yield Part(decoder_stage(config), nets[2], {"batch": 1, "time": 1, "text": TEXT, "capacity": CAPACITY})
+    sizes = {"batch": 1, "time": 1, "text": TEXT, "capacity": CAPACITY}
+    yield Part(decoder_stage(config), nets.decoder, sizes, sample=lambda: inputs(nets, Example.of(config)))
