@@ -1,34 +1,13 @@
 """Positions and turns of T5Gemma-TTS against upstream's, and against their definition."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from tests.conftest import golden
+from tests.t5gemma_nets import section
 
 from voxport.systems.t5gemma.positions import Positions, Turns
-from voxport.systems.t5gemma.section import RopeSection, Section
-
-
-def section(**changes: Any) -> Section:
-    fields: dict[str, Any] = {
-        "codes": 256,
-        "context": 8192,
-        "frame_rate": 50.0,
-        "progress": True,
-        "progress_scale": 2000.0,
-        "lookahead": 2.0,
-        "most_seconds": 40.0,
-        "guard": 0,
-        "bos": 0,
-        "eos": 0,
-        "parallel": False,
-        "encoder": RopeSection(10000.0, 16),
-        "decoder": RopeSection(10000.0, 16),
-        "codec": None,
-    }
-    return Section(**fields | changes)
+from voxport.systems.t5gemma.section import RopeSection
 
 
 def test_positions_are_upstreams() -> None:

@@ -120,13 +120,16 @@ class _Pump:
             generation.row.stopped = generation.row.stopped or CLOSED
 
     def _tokens(self, i: int) -> Iterator[int]:
+        row, waiting = self._generations[i].row, self._waiting[i]
         while True:
             with self._lock:
-                if not self._waiting[i] and not self._advance():
-                    return
-                token = self._waiting[i].popleft() if self._waiting[i] else None
-            if token is not None:
+                if not waiting and (row.stopped or not self._advance()):
+                    break
+                token = waiting.popleft() if waiting else NOTHING
+            if token != NOTHING:
                 yield token
+        if not row.stopped:
+            raise RuntimeError("the generations that went on together with this one met an error")
 
     def _advance(self) -> bool:
         """One more step; False when all rows have stopped."""

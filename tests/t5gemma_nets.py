@@ -1,0 +1,57 @@
+"""The language model of the T5Gemma-TTS fixture on torch nets, before any bundle is exported."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.bundles import FIXTURES
+
+from voxport.bundle import Bundle
+from voxport.graphs.session import Session
+from voxport.systems.t5gemma.lm import LanguageModel
+from voxport.systems.t5gemma.section import RopeSection, Section
+from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.graphs.part import Part
+from voxport_exporters.systems.t5gemma.config import Config
+from voxport_exporters.systems.t5gemma.parts import parts
+from voxport_parity.reference import TorchSession
+
+FIXTURE = FIXTURES / "t5gemma" / "t5gemma_tts"
+
+
+class Nets(Bundle):
+    """A bundle of parts alone."""
+
+    def __init__(self, of: Iterable[Part]) -> None:
+        self.path = Path()
+        self._sessions_by_stage = {part.stage.name: TorchSession(part) for part in of}
+
+    def session(self, stage: str, threads: int = 1) -> Session:  # noqa: ARG002
+        return self._sessions_by_stage[stage]
+
+
+def section(config: Config | None = None, **changes: Any) -> Section:
+    """The section of a config; None: that of a model of the fixture's sizes."""
+    ropes = {
+        name: RopeSection(stack.theta, stack.head_dim) if stack else RopeSection(10000.0, 16)
+        for name, stack in (("encoder", config and config.encoder), ("decoder", config and config.decoder))
+    }
+    fields: dict[str, Any] = {
+        "codes": config.codes if config else 256,
+        "context": 8192,
+        "frame_rate": 50.0,
+        "progress": config is None or bool(config.voice.use_pm_rope),
+        "progress_scale": 2000.0,
+        "lookahead": 2.0,
+        "most_seconds": 40.0,
+        "guard": 0,
+        "bos": 0,
+        "eos": 0,
+        "parallel": False,
+        "codec": None,  # nothing here asks for it
+    }
+    return Section(**fields | ropes | changes)
+
+
+def language_model(weights: Weights, config: Config) -> LanguageModel:
+    return LanguageModel(Nets(parts(weights, config)), 1, section(config))
