@@ -44,7 +44,7 @@ def test_folders_are_found_from_all_of_them_and_from_the_model(path: Path) -> No
     checkpoint = open_checkpoint(path)
     assert checkpoint.model == ROOT / MODEL
     assert beside(checkpoint) == [ROOT / "text_tokenizer", ROOT / "xcodec2", ROOT / "w2v-bert-2.0"]
-    assert [file.name for file in checkpoint.files] == ["config.json", "generation_config.json", "model.safetensors"]
+    assert [file.name for file in checkpoint.files] == ["config.json", "model.safetensors"]
     same(checkpoint, load_file(ROOT / MODEL / "model.safetensors"))
 
 

@@ -66,7 +66,7 @@ def open_checkpoint(root: Path, weights: Path | None = None, lora: Path | None =
     config = model / "config.json"
     fields = _fields(config, runs)
     source = None if run else _source(model, adapter)
-    files = [config, *_generation(model), *(folder.with_shards(source) if source else [])]
+    files = [config, *(folder.with_shards(source) if source else [])]
     files += [each.path for each in runs]
     tensors = merged_run(run) if run else Weights.open(source) if source else None
     if adapter:
@@ -113,8 +113,3 @@ def _source(model: Path, adapter: Run | None) -> Path | None:
         if adapter is None:
             raise
         return None
-
-
-def _generation(model: Path) -> list[Path]:
-    path = model / "generation_config.json"
-    return [path] if path.is_file() else []
