@@ -37,7 +37,7 @@ MOST_PAUSES = 10.0
 REFERENCE_PAUSES = 0.3  # the share of the pauses that counts beside a recording, whose pace holds its own
 
 _MAJOR = re.compile("[.!?\u3002\uff01\uff1f]")
-_MINOR = re.compile("[\u3001\uff0c,;\uff1b\uff1a:]")
+_MINOR = re.compile("[\u3001\uff0c,;\uff1b:]")
 _ELLIPSIS = re.compile("\u2026|\\.\\.\\.")
 _DASH = re.compile("\u2014|--")
 _LETTER = re.compile("[a-zA-Z]")
@@ -74,8 +74,8 @@ def pauses(text: str) -> float:
     major = len(_MAJOR.findall(text))
     if _MAJOR.match(text[-1:]):
         major -= 1
-    seconds = major * MAJOR + len(_MINOR.findall(text)) * MINOR
-    seconds += len(_ELLIPSIS.findall(text)) * ELLIPSIS + len(_DASH.findall(text)) * DASH
+    seconds = major * MAJOR + len(_MINOR.findall(text)) * MINOR  # in upstream's order, to the last bit
+    seconds = seconds + len(_ELLIPSIS.findall(text)) * ELLIPSIS + len(_DASH.findall(text)) * DASH
     return min(MOST_PAUSES, seconds)
 
 

@@ -6,7 +6,9 @@ import re
 _TABS = re.compile("\t")
 _BREAKS = re.compile(r"\[n\]")  # how the training data marked a line break
 _SPACES = re.compile("[ \u3000]")
-_MARKS = re.compile("[;\u25bc\u2640\u2642\u300a\u300b\u226a\u226b\u2460-\u2465]")  # ; and brackets, 1 .. 6 in circles
+_MARKS = re.compile(
+    "[;\u25bc\u2640\u2642\u300a\u300b\u226a\u226b\ue63e\u2460-\u2465]"
+)  # a phone's sun, 1 .. 6 in circles
 _DASHES = re.compile("[\u02d7\u2010-\u2015\u2043\u2212\u23af\u23e4\u2500\u2501\u2e3a\u2e3b]")
 _ELLIPSES = re.compile("\u2026{3,}")
 

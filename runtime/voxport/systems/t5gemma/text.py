@@ -43,7 +43,7 @@ class Words:
         if known in ("", "auto", "none", "null"):  # the last two are upstream's
             known = language.detect(text, self._package)
         words = normalized(text, known)
-        ids = self._tokens.encode(normalized(words, known).strip(), self._special)
-        if not ids:
+        rest = normalized(words, known).strip()
+        if not rest:
             raise ValueError("the text is empty; give at least one word")
-        return Text(words, known, ids)
+        return Text(words, known, self._tokens.encode(rest, self._special))
