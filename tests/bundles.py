@@ -24,6 +24,7 @@ SYSTEM_OF = {
     "qwen3tts-base": "qwen3tts",
     "qwen3tts-customvoice": "qwen3tts",
     "cosyvoice3": "cosyvoice3",
+    "t5gemma": "t5gemma",
 }
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "tokenizers", "hqq", "safetensors")
 UNUSED_SECONDS = 3600.0  # a run takes less: what nobody asked for in this time belongs to no run

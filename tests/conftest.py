@@ -94,6 +94,21 @@ def cosyvoice3_bundles(bundles: Bundles) -> Export:
 
 
 @pytest.fixture(scope="session")
+def t5gemma_checkpoint() -> Path:
+    return FIXTURES / "t5gemma"
+
+
+@pytest.fixture(scope="session")
+def t5gemma_golden() -> Golden:
+    return golden("t5gemma")
+
+
+@pytest.fixture(scope="session")
+def t5gemma_bundles(bundles: Bundles) -> Export:
+    return bundles.of("t5gemma")
+
+
+@pytest.fixture(scope="session")
 def qwen3tts_bundles(bundles: Bundles) -> Callable[[str, str, str], Path]:
     """(base or customvoice, recipe, target) -> bundle."""
     return lambda name, recipe, target: bundles(f"qwen3tts-{name}", recipe, target)

@@ -20,7 +20,8 @@ class SystemOptions:
 
     `summary`: one line for the list of systems; `checkpoint`: what the folder CHECKPOINT holds; `options`: the ways to
     say more about it, by the names of the arguments of the system's `job()`; `recipes` and `codec_recipes`: every name
-    that the system knows and what it does; `examples`: arguments that name a checkpoint, without the verb.
+    that the system knows and what it does; `formats`: what `export --to` can write instead of a bundle; `examples`:
+    arguments that name a checkpoint, without the verb.
     """
 
     summary: str
@@ -29,4 +30,5 @@ class SystemOptions:
     recipes: Mapping[str, str]
     examples: tuple[str, ...]
     codec_recipes: Mapping[str, str] = field(default_factory=dict)
+    formats: Mapping[str, str] = field(default_factory=dict)
     default_recipe: str = "fp32"

@@ -9,7 +9,7 @@ from voxport.cli.errors import needs_extra
 from voxport_exporters.cli.systems import SystemGroup, add_systems, examples, table
 from voxport_exporters.options import FOLDER, SystemOptions
 
-OUT = click.Option(["-o", "--out"], type=FOLDER, required=True, help="The bundle folder to write.")
+OUT = ["-o", "--out"]
 TARGET = click.Option(
     ["--target"],
     type=click.Choice(["cpu", "portable"]),
@@ -44,7 +44,13 @@ def export() -> None:
 
 
 def _options(system: SystemOptions) -> Iterator[click.Option]:
-    yield OUT
+    yield click.Option(OUT, type=FOLDER, required=not system.formats, help="The bundle folder to write.")
+    if system.formats:
+        kind = click.Tuple([click.Choice(list(system.formats)), FOLDER])
+        about = "; ".join(f"{name}: {what}" for name, what in system.formats.items())
+        yield click.Option(
+            ["--to"], type=kind, metavar="FORMAT DIR", help=f"Write the weights themselves, too. {about}."
+        )
     yield click.Option(["--recipe"], help=f"The name of a recipe, or a TOML file of rules. [{system.default_recipe}]")
     if system.codec_recipes:
         names = list(system.codec_recipes)
@@ -66,19 +72,28 @@ def _help(system: SystemOptions) -> str:
 def _export(
     system: str,
     checkpoint: Path,
-    out: Path,
+    out: Path | None,
     recipe: str | None,
     target: str,
     gate: bool,
     codec_recipe: str | None = None,
-    **options: Path | str | None,
+    to: tuple[str, Path] | None = None,
+    **options: Path | str | bool | None,
 ) -> None:
+    if out is None and to is None:
+        raise click.UsageError("Missing option '-o' / '--out', or '--to'.")
     with needs_extra("export", "export"):
         from voxport_exporters.pack import pack
         from voxport_exporters.recipe import named
         from voxport_exporters.systems import OPTIONS, SYSTEMS
 
         exporter = SYSTEMS[system]()
+        if to is not None:
+            form, folder = to
+            click.echo(exporter.writers[form](checkpoint, folder, **options), err=True)
+            click.echo(folder)
+        if out is None:
+            return
         rules = named(recipe or OPTIONS[system].default_recipe, exporter.recipes)
         if codec_recipe:
             rules = rules.then(exporter.codec_recipes[codec_recipe])

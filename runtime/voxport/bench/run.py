@@ -35,10 +35,7 @@ def bench(
     machine = _child("probe", str(run["threads"]))
     stages = run.pop("stages")
     for name, figures in stages.items():
-        record = bundle.manifest.stages[name]
-        figures["of_limit"] = of_limit(record, figures.pop("calls"), machine)
-        if record.streamed_db is not None:
-            figures["streamed_db"] = round(record.streamed_db, 2)
+        figures["of_limit"] = of_limit(bundle.manifest.stages[name], figures.pop("calls"), machine)
     threads_used = run.pop("threads")
     return run | {
         "bundle_mb": round(bundle.bytes / 1e6, 2),
@@ -78,8 +75,7 @@ def table(result: dict[str, Any]) -> str:
         f"{'stage':16} {'rtf':>8} {'ms p50':>8} {'ms p99':>8} {'of limit':>9}",
     ]
     for name, stage in result["stages"].items():
-        near = f"   streamed: {stage['streamed_db']:.1f} dB, as export measured" if "streamed_db" in stage else ""
-        lines.append(f"{name:16} {_row(stage)}{near}")
+        lines.append(f"{name:16} {_row(stage)}")
     if result["tokens_per_s"]:
         lines.insert(4, f"{result['tokens_per_s']:.1f} tokens/s")
     return "\n".join(lines)

@@ -150,11 +150,18 @@ def _cosyvoice3(bundle: Bundle, threads: int | None) -> Speaker:
     return Speaker(bundle, threads=threads)
 
 
+def _t5gemma(bundle: Bundle, threads: int | None) -> Speaker:
+    from voxport.systems.t5gemma.speaker import Speaker
+
+    return Speaker(bundle, threads=threads)
+
+
 SYSTEMS: dict[str, Callable[[Bundle, int | None], Speaker | Converter]] = {
     "llvc": _llvc,
     "vyvo": _vyvo,
     "qwen3tts": _qwen3tts,
     "cosyvoice3": _cosyvoice3,
+    "t5gemma": _t5gemma,
 }
 
 

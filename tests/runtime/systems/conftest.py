@@ -13,6 +13,8 @@ from voxport.systems.cosyvoice3.speaker import Speaker as Cosyvoice3
 from voxport.systems.cosyvoice3.voice import Voice as Cosyvoice3Voice
 from voxport.systems.qwen3tts.speaker import Speaker as Qwen3tts
 from voxport.systems.qwen3tts.voice import Voice as Qwen3ttsVoice
+from voxport.systems.t5gemma.speaker import Speaker as T5gemma
+from voxport.systems.t5gemma.voice import Voice as T5gemmaVoice
 from voxport.systems.vyvo.speaker import Speaker as Vyvo
 from voxport.systems.vyvo.voice import Voice as VyvoVoice
 from voxport_parity.trace import Golden
@@ -59,6 +61,16 @@ def cosyvoice3(cosyvoice3_bundles: Export) -> Cosyvoice3:
 @pytest.fixture(scope="session")
 def cosyvoice3_friend(cosyvoice3: Cosyvoice3, cosyvoice3_checkpoint: Path) -> Cosyvoice3Voice:
     return cosyvoice3.enroll(cosyvoice3_checkpoint / "prompt.wav", "Hi hope.")
+
+
+@pytest.fixture(scope="session")
+def t5gemma(t5gemma_bundles: Export) -> T5gemma:
+    return T5gemma(Bundle(t5gemma_bundles("fp32", "cpu")), threads=1)
+
+
+@pytest.fixture(scope="session")
+def t5gemma_friend(t5gemma: T5gemma, t5gemma_checkpoint: Path) -> T5gemmaVoice:
+    return t5gemma.enroll(t5gemma_checkpoint / "reference.wav", "Two boxes.")
 
 
 @pytest.fixture(scope="session")

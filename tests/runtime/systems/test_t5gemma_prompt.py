@@ -16,7 +16,6 @@ SECTION = Section(
     frame_rate=50.0,
     progress=True,
     progress_scale=2000.0,
-    lookahead=2.0,
     most_seconds=40.0,
     guard=0,
     bos=0,
@@ -24,7 +23,7 @@ SECTION = Section(
     parallel=False,
     encoder=ROPE,
     decoder=ROPE,
-    codec=CodecSection(256, 16000, 320, chunk=50, context=100, ahead=10),
+    codec=CodecSection(256, 16000, 320),
 )
 REFERENCE = Reference([1, 2], np.array([7, 8, 9], np.int64))
 

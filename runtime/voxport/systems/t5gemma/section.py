@@ -8,7 +8,6 @@ from voxport.codecs.xcodec2 import CodecSection
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -23,10 +22,9 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The model, by upstream's names where it has them.
 
     `codes`: audio ids below it are codes; `context`: text ids the encoder was trained for; `frame_rate`: frames per
-    second; `progress_scale`: the position at which an utterance ends; `lookahead`: seconds that are left to say where
-    no length is known; `most_seconds`: of a prompt and speech together; `guard`: frames per text id after which a
-    generation ends, 0: never; `bos`, `eos`: text ids put around a text, 0: none; `parallel`: upstream's
-    parallel_pattern.
+    second; `progress_scale`: the position at which an utterance ends; `most_seconds`: of a prompt and speech together;
+    `guard`: frames per text id after which a generation ends, 0: never; `bos`, `eos`: text ids put around a text, 0:
+    none; `parallel`: upstream's parallel_pattern.
     """
 
     codes: Positive
@@ -34,7 +32,6 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame_rate: Above0
     progress: bool  # positions say how far through the utterance a token is; otherwise they count tokens
     progress_scale: Above0
-    lookahead: Seconds
     most_seconds: Above0
     guard: Count
     bos: Count
