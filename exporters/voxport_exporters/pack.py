@@ -149,6 +149,7 @@ def save(
         growth=_growth(net, stage_plan),
         error_db=measurement.error_db,
         speed_up=measurement.speed_up,
+        streamed_db=part.streamed(OrtSession(folder / f"{name}.onnx")) if part.streamed else None,
         **asdict(outputs),
     )
     return StageResult(record, stage_plan, (), warnings)

@@ -44,7 +44,8 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     that is not named there. `error_db`: lowest signal-to-noise ratio of a quantized layer against fp32; `speed_up`: of
     its most expensive layer; `output_db`, `equal_ids`: signal-to-noise ratio of what the whole stage gives, and the
     share of ids that stay, for a made-up call. All are null where nothing is quantized, the last two also where nothing
-    was compared.
+    was compared. `streamed_db`: signal-to-noise ratio of what comes out in pieces beside what comes out at once, of a
+    made-up input; null where both are the same but for rounding.
     """
 
     weight_bytes: Count
@@ -56,6 +57,7 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed_up: float | None = None
     output_db: float | None = None
     equal_ids: float | None = None
+    streamed_db: float | None = None
 
 
 class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

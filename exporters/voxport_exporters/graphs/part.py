@@ -30,6 +30,7 @@ class Part:
     sample: Callable[[], tuple[Tensor, ...]] | None = None  # the inputs of one long call, as in use
     rebuild: Callable[[frozenset[str]], nn.Module] | None = None  # names of int8 weights -> the net, see for_recipe()
     trial: Trial | None = None  # by which a quantized graph is judged beside the exact one
+    streamed: Callable[[Session], float] | None = None  # dB that a stream keeps, where streaming is not exact
 
     def for_recipe(self, recipe: Recipe) -> "Part":
         """This part with its net built for `recipe`.

@@ -97,6 +97,30 @@ def grouped_attention(
     return joined
 
 
+def read_attention(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, softcap: float = 0.0) -> Tensor:
+    """softmax(cap(q keys)) values, where each row of a batch reads its own first columns.
+
+    q [batch, queries, heads * size], scaled already; keys and values [batch, heads, total, size], lengths int64 [batch]
+    -> the shape of q. `softcap`: see `grouped_attention`.
+    """
+    heads = keys.shape[1]
+    if emits_contrib() and not softcap:
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (q, keys, values, None, lengths.to(torch.int32)),
+            {"num_heads": heads, "scale": 1.0},
+            dtype=q.dtype,
+            shape=q.shape,
+            version=1,
+        )
+    scores = q.unflatten(-1, (heads, -1)).transpose(1, 2) @ keys.transpose(-1, -2)
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    own = torch.arange(keys.shape[2], device=keys.device) < lengths[:, None]
+    scores = scores + torch.where(own, 0.0, HIDDEN)[:, None, None]
+    return (torch.softmax(scores, dim=-1) @ values).transpose(1, 2).flatten(-2)
+
+
 def cached_attention(
     q: Tensor,
     k: Tensor,

@@ -72,6 +72,22 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
+def add_norm(x: Tensor, other: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm of the sum, the sum) of x and `other` [batch, time, width]: one kernel where there is one."""
+    if not emits_contrib():
+        total = x + other
+        return rms_norm(total, weight, eps), total
+    normed, _, _, total = torch.onnx.ops.symbolic_multi_out(
+        "com.microsoft::SkipSimplifiedLayerNormalization",
+        (x, other, weight),
+        {"epsilon": eps},
+        dtypes=(x.dtype,) * 4,
+        shapes=(x.shape, (1,), (1,), x.shape),
+        version=1,
+    )
+    return normed, total
+
+
 def rotary(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns channel i of every head with its channel i + size / 2. x [batch, time, heads * size], cos and sin
     [batch, time, size / 2] -> the shape of x."""

@@ -35,7 +35,10 @@ def bench(
     machine = _child("probe", str(run["threads"]))
     stages = run.pop("stages")
     for name, figures in stages.items():
-        figures["of_limit"] = of_limit(bundle.manifest.stages[name], figures.pop("calls"), machine)
+        record = bundle.manifest.stages[name]
+        figures["of_limit"] = of_limit(record, figures.pop("calls"), machine)
+        if record.streamed_db is not None:
+            figures["streamed_db"] = round(record.streamed_db, 2)
     threads_used = run.pop("threads")
     return run | {
         "bundle_mb": round(bundle.bytes / 1e6, 2),
@@ -75,7 +78,8 @@ def table(result: dict[str, Any]) -> str:
         f"{'stage':16} {'rtf':>8} {'ms p50':>8} {'ms p99':>8} {'of limit':>9}",
     ]
     for name, stage in result["stages"].items():
-        lines.append(f"{name:16} {_row(stage)}")
+        near = f"   streamed: {stage['streamed_db']:.1f} dB, as export measured" if "streamed_db" in stage else ""
+        lines.append(f"{name:16} {_row(stage)}{near}")
     if result["tokens_per_s"]:
         lines.insert(4, f"{result['tokens_per_s']:.1f} tokens/s")
     return "\n".join(lines)

@@ -51,7 +51,7 @@ def info(bundle: Path, tensors: bool, as_json: bool, check: Check) -> None:
         click.echo(f"  {rule.kind}{block}: weights {rule.weights} of stage {rule.stage}")
     click.echo("\nstages:")
     for name, record in manifest.stages.items():
-        click.echo(f"  {name}: {_size(record.weight_bytes)} of weights{_quantization(record)}")
+        click.echo(f"  {name}: {_size(record.weight_bytes)} of weights{_quantization(record)}{_stream(record)}")
         for kind, specs in graphs.get(name, {}).items():
             for spec in specs:
                 click.echo(f"    {kind.rstrip('s'):7} {spec}")
@@ -74,6 +74,10 @@ def _quantization(record: StageRecord) -> str:
     if record.equal_ids is not None:
         figures.append(f"{record.equal_ids:.1%} of its ids stay")
     return f", quantized: {', '.join(figures)}" if figures else ""
+
+
+def _stream(record: StageRecord) -> str:
+    return "" if record.streamed_db is None else f", streamed: {record.streamed_db:.1f} dB of what it gives at once"
 
 
 def _size(count: int) -> str:

@@ -23,7 +23,7 @@ SECTION = Section(
     parallel=False,
     encoder=ROPE,
     decoder=ROPE,
-    codec=CodecSection(256, 16000, 320),
+    codec=CodecSection(256, 16000, 320, chunk=50, context=100, ahead=10),
 )
 REFERENCE = Reference([1, 2], np.array([7, 8, 9], np.int64))
 

@@ -143,7 +143,7 @@ class Upsample(nn.Module):
         super().__init__()
         up = w.at(f"upsample_layers.{number}")
         name = "weight_v" if up.has("weight_v") else "parametrizations.weight.original1"
-        self.factor, self.kernel = factor, up.shape(name)[-1]
+        self.number, self.factor, self.kernel = number, factor, up.shape(name)[-1]
         if self.kernel < factor:
             raise ValueError(f"{w.source}: {up.key(name)} has kernel {self.kernel}, wanted its stride {factor} or more")
         self.weight = frozen(up.folded(width, width // 2, self.kernel))
@@ -153,7 +153,9 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         padding = (self.kernel - self.factor) // 2
         x = F.conv_transpose1d(x.T[None], self.weight, self.bias, self.factor, padding).squeeze(0).T
+        tap(f"codec.dec.upsampler.upsample_layers.{self.number}", x.T[None])
         y: Tensor = self.block(x)
+        tap(f"codec.dec.upsampler.resnet_blocks.{self.number}", y.T[None])
         return y
 
     @property
@@ -232,6 +234,7 @@ class Decoder(nn.Module):
             tap(f"codec.dec.backbone.post_net.{i}", x.T[None])
         tap("codec.dec.backbone.post_net", x.T[None])
         y: Tensor = self.norm(x)
+        tap("codec.dec.backbone.final_layer_norm", y[None])
         tap("codec.dec.backbone.out", y[None])
         return y
 
@@ -239,10 +242,11 @@ class Decoder(nn.Module):
         """x [frames, width] -> [steps of the spectrum, width]."""
         if self.widen is None:
             return x
-        for i, stage in enumerate(self.upsampler):
+        for stage in self.upsampler:
             x = stage(x)
-            tap(f"codec.dec.upsampler.resnet_blocks.{i}", x.T[None])
-        y = F.silu(self.widen(x))
+        x = self.widen(x)
+        tap("codec.dec.upsampler.out_proj", x[None])
+        y = F.silu(x)
         tap("codec.dec.upsampler", y[None])
         return y
 

@@ -2,10 +2,10 @@
 
     encoder  embeds [1, text, D_enc], cos, sin [text, S_enc / 2] -> memory [1, text, D_enc]
     cross    memory [1, text, D_enc], cos, sin [text, S / 2]
-             -> per decoder layer i: cross_keys.i [1, kv heads, S, text], cross_values.i [1, kv heads, text, S]
+             -> per decoder layer i: cross_keys.i and cross_values.i [1, kv heads, text, S]
 
-Keys come rotated, and transposed so that no step of the decoder need do it. Where the config says `use_pm_rope 0` they
-are not rotated, and `cross` has no cos and sin. How far each token turns is the runtime's to know.
+Keys come rotated; where the config says `use_pm_rope 0` they do not, and `cross` has no cos and sin. How far each token
+turns is the runtime's to know.
 """
 
 import torch
@@ -96,8 +96,8 @@ class CrossLayer(nn.Module):
         k, v = self.kv(memory).chunk(2, dim=-1)
         if turn:
             k = ops.rotary(k, self.heads, *turn)
-        keys, values = (t.unflatten(-1, (self.heads, self.size)) for t in (k, v))
-        return keys.permute(0, 2, 3, 1), values.transpose(1, 2)
+        keys, values = (t.unflatten(-1, (self.heads, self.size)).transpose(1, 2) for t in (k, v))
+        return keys, values
 
 
 class Cross(nn.Module):
@@ -135,12 +135,6 @@ def turn_specs(c: Stack, *axes: str) -> tuple[TensorSpec, TensorSpec]:
 
 def cross_specs(c: Stack, batch: int | str) -> tuple[TensorSpec, ...]:
     """cross_keys.i and cross_values.i of every decoder layer."""
-    kv, size = c.num_key_value_heads, c.head_dim
-    pairs = (
-        (
-            TensorSpec(f"cross_keys.{i}", "float32", (batch, kv, size, "text")),
-            TensorSpec(f"cross_values.{i}", "float32", (batch, kv, "text", size)),
-        )
-        for i in range(c.num_hidden_layers)
-    )
-    return tuple(spec for pair in pairs for spec in pair)
+    shape = (batch, c.num_key_value_heads, "text", c.head_dim)
+    names = (f"{kind}.{i}" for i in range(c.num_hidden_layers) for kind in ("cross_keys", "cross_values"))
+    return tuple(TensorSpec(name, "float32", shape) for name in names)
