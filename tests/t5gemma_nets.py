@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 from tests.bundles import FIXTURES
 
@@ -16,15 +17,23 @@ from voxport_exporters.systems.t5gemma.config import Config
 from voxport_exporters.systems.t5gemma.parts import parts
 from voxport_parity.reference import TorchSession
 
+T = TypeVar("T")
 FIXTURE = FIXTURES / "t5gemma" / "t5gemma_tts"
 
 
 class Nets(Bundle):
-    """A bundle of parts alone."""
+    """A bundle of the parts of a language model, with what parity reads of a manifest."""
 
-    def __init__(self, of: Iterable[Part]) -> None:
+    def __init__(self, of: Iterable[Part], config: Config) -> None:
         self.path = Path()
+        manifest: Any = SimpleNamespace(tokens=config.tokens, sampling={"extra_cutoff": config.voice.extra_cutoff})
+        self.manifest = manifest
+        self._section = section(config)
         self._sessions_by_stage = {part.stage.name: TorchSession(part) for part in of}
+
+    def section(self, kind: type[T]) -> T:
+        assert isinstance(self._section, kind)
+        return self._section
 
     def session(self, stage: str, threads: int = 1) -> Session:  # noqa: ARG002
         return self._sessions_by_stage[stage]
@@ -53,5 +62,9 @@ def section(config: Config | None = None, **changes: Any) -> Section:
     return Section(**fields | ropes | changes)
 
 
+def nets(weights: Weights, config: Config) -> Nets:
+    return Nets(parts(weights, config), config)
+
+
 def language_model(weights: Weights, config: Config) -> LanguageModel:
-    return LanguageModel(Nets(parts(weights, config)), 1, section(config))
+    return LanguageModel(nets(weights, config), 1, section(config))

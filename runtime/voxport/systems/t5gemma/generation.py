@@ -17,11 +17,10 @@ from voxport.speech.speech import Ended, Events, Token, Warned
 from voxport.systems.t5gemma.lm import NOTHING, LanguageModel, Memory, Row
 from voxport.systems.t5gemma.prompt import Prompt
 from voxport.systems.t5gemma.request import Request
-from voxport.systems.t5gemma.rules import Rule
+from voxport.systems.t5gemma.rules import Rule, first_end
 from voxport.systems.t5gemma.section import Section
 
 CLOSED = "closed"  # nobody listens any more
-EARLY = 5  # part of a second that has to pass before a speech may end (models/t5gemma.py, inference_tts)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Generator:
             memory or self.model.encode(prompt.text),
             prompt.audio,
             prompt.expected,
-            max(int(section.frame_rate // EARLY) + 1, int(settings["min_new_tokens"])),
+            max(first_end(section.frame_rate), int(settings["min_new_tokens"])),
             limit.tokens,
             lambda step, size: draws.exponentials(request.seed, stream, step, size),
         )

@@ -18,6 +18,11 @@ from voxport.speech.settings import Value
 HELD_BACK = np.float32(-10000)  # upstream's score of the end before it may come (models/t5gemma.py, inference_tts)
 
 
+def first_end(frame_rate: float) -> int:
+    """Tokens before which no speech ends: upstream's fifth of a second, and one more."""
+    return int(frame_rate // 5) + 1
+
+
 @dataclass(frozen=True)
 class Tail:
     """What came last in a generation: the token, -1 before the first, and how often it was silence in a row."""
