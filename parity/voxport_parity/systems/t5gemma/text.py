@@ -1,6 +1,6 @@
 """T5Gemma-TTS: the golden's texts as they are read, the prompt, and how long its speech is expected to be."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from voxport.systems.t5gemma.prompt import Prompt, Prompts, Reference
 from voxport.systems.t5gemma.request import request
 from voxport.systems.t5gemma.section import Section
 from voxport.systems.t5gemma.text import Words
-from voxport_parity.systems import Pairs
 from voxport_parity.systems.t5gemma.utterance import CODES, TEXT, TOTAL
 from voxport_parity.trace import Golden, Trace
 
@@ -86,7 +85,7 @@ def trace(bundle: Bundle, golden: Golden) -> Trace:
     }
 
 
-def pairs(golden: Golden) -> Pairs:
+def pairs(golden: Golden) -> Iterator[tuple[str, Array, Array]]:
     """(name, ours, upstream's) of the lists in the notes: seconds of texts, and normalised texts as code points."""
     for i, row in enumerate(golden.notes.get(SECONDS, [])):
         seconds = estimate(row["text"], canonical(row["lang"]))
