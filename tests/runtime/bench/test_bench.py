@@ -118,6 +118,7 @@ def test_a_timed_session_returns_what_the_session_returns(llvc_copy: Path) -> No
 
 
 def test_a_stage_that_never_ran_has_no_figures(llvc_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited(llvc_copy, lambda m: m["stages"]["convert"].update(streamed_db=16.62))
     none = {"rtf": None, "ms_p50": None, "ms_p99": None}
     some = {"rtf": 0.1, "ms_p50": 1.0, "ms_p99": 2.0}
     run = dict.fromkeys(("rtf", "first_audio_s", "peak_rss_mb", "load_s", "audio_s"), 1.0)
@@ -129,6 +130,8 @@ def test_a_stage_that_never_ran_has_no_figures(llvc_copy: Path, monkeypatch: pyt
     assert result["stages"]["prenet"] == none | {"of_limit": None}
     assert result["stages"]["convert"]["of_limit"] > 0
     assert "prenet           never ran" in bench.table(result)
+    assert result["stages"]["convert"]["streamed_db"] == 16.62
+    assert "streamed: 16.6 dB, as export measured" in bench.table(result)
 
 
 def test_a_workload_that_fails_is_one_line(llvc_copy: Path) -> None:

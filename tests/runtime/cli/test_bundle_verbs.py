@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.bundles import Export
 from tests.command import done, refusal, run
+from tests.runtime.test_bundle import edited
 
 from voxport.bundle import Bundle
 
@@ -34,6 +35,11 @@ def test_info_lists_the_rules_as_they_were_applied(llvc_bundles: Export, vyvo_bu
     text = done(run("info", llvc_bundles("int8", "cpu")))
     assert "  int8: weights * of stage *\n  fp32: weights in_conv* of stage *\n" in text
     assert "  int4 in blocks of 128: weights * of stage *\n" in done(run("info", vyvo_bundles("int4", "cpu")))
+
+
+def test_info_says_how_near_a_stream_is_where_it_is_not_exact(llvc_copy: Path) -> None:
+    edited(llvc_copy, lambda m: m["stages"]["convert"].update(streamed_db=16.62))
+    assert done(run("info", llvc_copy)).count("streamed: 16.6 dB of what it gives at once") == 1
 
 
 def test_info_json_is_the_manifest(bundle: Path) -> None:
