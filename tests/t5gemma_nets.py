@@ -5,15 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from msgspec import structs
 from tests.bundles import FIXTURES
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Session
 from voxport.systems.t5gemma.lm import LanguageModel
-from voxport.systems.t5gemma.section import RopeSection, Section
+from voxport.systems.t5gemma.section import Section
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.graphs.part import Part
-from voxport_exporters.systems.t5gemma.config import Config
+from voxport_exporters.systems.t5gemma import job
+from voxport_exporters.systems.t5gemma.config import Config, read_config
 from voxport_exporters.systems.t5gemma.parts import parts
 from voxport_parity.reference import TorchSession
 
@@ -40,26 +42,9 @@ class Nets(Bundle):
 
 
 def section(config: Config | None = None, **changes: Any) -> Section:
-    """The section of a config; None: that of a model of the fixture's sizes."""
-    ropes = {
-        name: RopeSection(stack.theta, stack.head_dim) if stack else RopeSection(10000.0, 16)
-        for name, stack in (("encoder", config and config.encoder), ("decoder", config and config.decoder))
-    }
-    fields: dict[str, Any] = {
-        "codes": config.codes if config else 256,
-        "context": 8192,
-        "frame_rate": 50.0,
-        "progress": config is None or bool(config.voice.use_pm_rope),
-        "progress_scale": 2000.0,
-        "lookahead": 2.0,
-        "most_seconds": 40.0,
-        "guard": 0,
-        "bos": 0,
-        "eos": 0,
-        "parallel": False,
-        "codec": None,  # nothing here asks for it
-    }
-    return Section(**fields | ropes | changes)
+    """The section of a config, the fixture's where there is none, with other values in some of its fields."""
+    codec: Any = None  # nothing here asks for it
+    return structs.replace(job.section(config or read_config(FIXTURE / "config.json"), codec), **changes)
 
 
 def nets(weights: Weights, config: Config) -> Nets:

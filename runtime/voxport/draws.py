@@ -26,6 +26,13 @@ def exponentials(seed: int, stream: str, step: int, shape: Shape) -> npt.NDArray
     return (-np.log(_inside(_bits(seed, stream, step, _count(shape))))).astype(np.float32).reshape(shape)
 
 
+def exponentials_at(seed: int, stream: str, step: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The numbers that `exponentials` has at `places` int64 [n], one or more, in C order: float32 [n]. Of many ids only
+    a few can be drawn, and a logarithm costs more than its bits."""
+    bits = _bits(seed, stream, step, int(places.max()) + 1)
+    return (-np.log(_inside(bits[places]))).astype(np.float32)
+
+
 def normals(seed: int, stream: str, step: int, shape: Shape) -> npt.NDArray[np.float32]:
     """Float32 of `shape`, normal with mean 0 and variance 1 (Box-Muller), within -8.6..8.6."""
     count = _count(shape)

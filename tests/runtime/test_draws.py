@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxport.draws import exponentials, normals, uniforms
+from voxport.draws import exponentials, exponentials_at, normals, uniforms
 
 Draw = Callable[[int, str, int, Any], npt.NDArray[np.float32]]
 KINDS: list[Draw] = [uniforms, normals, exponentials]
@@ -70,6 +70,11 @@ def test_exponentials_are_exponential_above_zero() -> None:
     draws = exponentials(3, "e", 0, 200_000)
     assert 0 < draws.min() < 1e-4
     assert ranks_off(draws, lambda x: 1 - np.exp(-x)) < 2
+
+
+def test_some_exponentials_are_those_of_all() -> None:
+    places = np.array([[700, 3], [0, 4]])
+    np.testing.assert_array_equal(exponentials_at(3, "e", 5, places), exponentials(3, "e", 5, 1000)[places])
 
 
 def test_normals_are_normal_and_independent() -> None:

@@ -36,7 +36,7 @@ def row(model: LanguageModel, seed: int = 0, **changes: Any) -> Row:
         "expected": 20 + seed,
         "least": 0,
         "most": 12 + 7 * seed % 9,
-        "draws": lambda step, size: draws.exponentials(seed, "test", step, size),
+        "draws": lambda step, ids: draws.exponentials_at(seed, "test", step, ids),
     }
     return Row(**fields | changes)
 
@@ -70,7 +70,7 @@ def test_the_best_tokens_are_upstreams(model: LanguageModel) -> None:
 def test_drawn_tokens_are_upstreams(model: LanguageModel) -> None:
     """The last of upstream's draws is no token: the end was the best."""
     upstream = golden("t5gemma")
-    mine = upstream_row(model, lambda step, _: upstream["sample.exp_q"][step])
+    mine = upstream_row(model, lambda step, ids: upstream["sample.exp_q"][step, ids])
     assert together(model, [mine], DRAWN) == [upstream["sample.codes"][0, 0].tolist()]
 
 

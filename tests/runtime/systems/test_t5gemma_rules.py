@@ -34,7 +34,7 @@ def test_drawn_tokens_are_upstreams() -> None:
         expected = upstream["sample.probs"][step]
         np.testing.assert_array_equal(ids, np.flatnonzero(expected))
         np.testing.assert_allclose(p, expected[ids], rtol=0, atol=bounds.LM_CHANCES.absolute)
-        token = RELEASE.draw(scores, upstream["sample.exp_q"][step])
+        token = RELEASE.draw(scores, upstream["sample.exp_q"][step].__getitem__)
         assert token == upstream["sample.tokens"][step]
         assert RELEASE.ends(scores, token) == (step == last)  # another was drawn, but the end is the best
 
@@ -123,7 +123,7 @@ def test_chances_and_draws_are_those_of_the_definition(seed: int, ids: int, shar
     np.testing.assert_array_equal(allowed, np.flatnonzero(expected))
     np.testing.assert_allclose(p, expected[allowed], atol=1e-6)
     ratios = expected / e
-    token = rule.draw(scores, e)
+    token = rule.draw(scores, e.__getitem__)
     assert ratios[token] >= ratios.max() * (1 - 1e-5)
     assert rule.draw(scores, None) == scores.argmax()
 

@@ -7,6 +7,7 @@ follows; free ones choose every token, as `say` does. Of a quantized model all o
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ class _Choices:
                 logits = logits.copy()
                 logits[raised[step][0]] += np.float32(raised[step][1])
             scores = rule.adjusted(logits, tail, step < self._least)
-            chosen = rule.draw(scores, None if rule.greedy or draws is None else draws[step % len(draws)])
+            chosen = rule.draw(scores, None if rule.greedy or draws is None else partial(_at, draws, step % len(draws)))
             yield _Step(logits, scores, chosen)
             tail = rule.follow(tail, token)
 
@@ -200,9 +201,14 @@ class _Choices:
         """The tokens of a whole generation, without its end. Upstream drew no more than `draws` [steps, ids]."""
         most = self._limit.tokens if draws is None else min(self._limit.tokens, len(draws))
         rows = np.ones((1, self.model.ids), np.float32) if draws is None else draws
-        row = Row(self._memory, self._run.audio, self._run.expected, self._least, most, lambda step, _: rows[step])
+        row = Row(self._memory, self._run.audio, self._run.expected, self._least, most, partial(_at, rows))
         return [int(token) for (token,) in self.model.generate([row], rule)]
 
     def _spoken(self, tokens: Iterable[int]) -> Array:
         """The codes among tokens, int64 [1, 1, codes]."""
         return np.array([[[token for token in tokens if token < self._codes]]], np.int64)
+
+
+def _at(draws: Array, step: int, ids: Array) -> Array:
+    numbers: Array = draws[step, ids]
+    return numbers

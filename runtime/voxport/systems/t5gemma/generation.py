@@ -69,7 +69,7 @@ class Generator:
             prompt.expected,
             max(first_end(section.frame_rate), int(settings["min_new_tokens"])),
             limit.tokens,
-            lambda step, size: draws.exponentials(request.seed, stream, step, size),
+            lambda step, ids: draws.exponentials_at(request.seed, stream, step, ids),
         )
         return Generation(row, limit, request, piece, section.codes)
 

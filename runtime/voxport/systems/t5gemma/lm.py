@@ -6,6 +6,7 @@ of a recording and `y_sep`, if there is one, and then every token that comes, un
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -22,8 +23,6 @@ NOTHING = -1  # what a row yields once it has stopped
 SPARE = 100  # tokens beyond what is expected that caches have room for at first: two seconds of the release
 TEXT = "text"  # the axis of a text's ids
 
-# (step, size) -> float32 [size], exponential with mean 1, above 0: the draws of a generation's token `step`
-Draws = Callable[[int, int], Array]
 Watch = Callable[[str, Array], None]
 
 
@@ -39,8 +38,9 @@ class Memory:
 class Row:
     """One generation. `prompt` int64 [n]: what the decoder is fed first; `expected`: tokens of prompt and speech.
 
-    It does not end before `least` tokens and gets `most` at the most. `stopped` says in the end why: "end", or
-    "max_new_tokens" for any limit; a row in which somebody else writes something stops before its next token.
+    It does not end before `least` tokens and gets `most` at the most. `draws(step, ids)`: the draws of a token, see
+    rules.Draws. `stopped` says in the end why: "end", or "max_new_tokens" for any limit; a row in which somebody else
+    writes something stops before its next token.
     """
 
     memory: Memory
@@ -48,7 +48,7 @@ class Row:
     expected: int
     least: int
     most: int
-    draws: Draws
+    draws: Callable[[int, Array], Array]
     stopped: str = ""
 
 
@@ -107,7 +107,7 @@ class LanguageModel:
 
     def read(self, memory: Memory, prompt: Array, expected: int, tokens: Sequence[int]) -> Iterator[Array]:
         """logits float32 [ids] after the prompt, then after each of the tokens."""
-        row = Row(memory, prompt, expected, 0, len(tokens), lambda _, size: np.ones(size, np.float32))
+        row = Row(memory, prompt, expected, 0, len(tokens), lambda _, ids: np.ones(len(ids), np.float32))
         caches, logits = self._begin([row])
         yield logits[0]
         for token in tokens:
@@ -116,7 +116,7 @@ class LanguageModel:
     def _next(self, row: Row, step: int, logits: Array, rule: Rule, tail: Tail) -> int:
         """The token of a step, NOTHING when it is the end. Says in the row when it was the last."""
         scores = rule.adjusted(logits, tail, step < row.least)
-        token = rule.draw(scores, None if rule.greedy else row.draws(step, len(scores)))
+        token = rule.draw(scores, None if rule.greedy else partial(row.draws, step))
         if rule.ends(scores, token):
             row.stopped = END
             return NOTHING

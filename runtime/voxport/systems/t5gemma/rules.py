@@ -5,7 +5,7 @@ top-p, softmax, one draw (docs/systems/t5gemma.md 5). All float32, as there. Eve
 numbers e with mean 1, one per id; the id with the largest probability / e is drawn, as torch.multinomial does it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +15,7 @@ from voxport.graphs.session import Array
 from voxport.speech.sampler import RANGE
 from voxport.speech.settings import Value
 
+Draws = Callable[[Array], Array]  # ids int64 [n] -> float32 [n], exponential with mean 1, above 0
 HELD_BACK = np.float32(-10000)  # upstream's score of the end before it may come (models/t5gemma.py, inference_tts)
 
 
@@ -111,12 +112,12 @@ class Rule:
             ids, scores = ids[stays], scores[stays]
         return ids, _softmax(scores)
 
-    def draw(self, scores: Array, exponentials: Array | None) -> int:
-        """scores float32 [ids], exponentials float32 [ids] -> the token; the best one where there are none."""
-        if exponentials is None:
+    def draw(self, scores: Array, draws: Draws | None) -> int:
+        """scores float32 [ids] -> the token; the best one without `draws`."""
+        if draws is None:
             return int(np.argmax(scores))
         ids, p = self.chances(scores)
-        return int(ids[np.argmax(p / exponentials[ids])])
+        return int(ids[np.argmax(p / draws(ids))])
 
     def ends(self, scores: Array, token: int) -> bool:
         """Whether a generation ends with this token, which was drawn from `scores` float32 [ids]."""
