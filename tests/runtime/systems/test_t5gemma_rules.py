@@ -120,7 +120,8 @@ def test_chances_and_draws_are_those_of_the_definition(seed: int, ids: int, shar
     expected = textbook(torch.from_numpy(scores), rule).numpy()
     assume(not (np.abs(expected - rule.min_p) < 1e-6).any())
     allowed, p = rule.chances(scores)
-    np.testing.assert_array_equal(allowed, np.flatnonzero(expected))
+    likely = expected > 1e-30  # less is next to nothing, of which float32 may be left with nothing
+    np.testing.assert_array_equal(allowed[p > 1e-30], np.flatnonzero(likely))
     np.testing.assert_allclose(p, expected[allowed], atol=1e-6)
     ratios = expected / e
     token = rule.draw(scores, e.__getitem__)
