@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+from benchmarks.references import t5gemma_codec
 from benchmarks.references.t5gemma import Reference, draw
 from safetensors.torch import load_file
 from tests.bundles import FIXTURES
 from torch import Tensor
 
+from voxport_exporters.codecs.xcodec2.config import read_config as read_codec_config
 from voxport_exporters.systems.t5gemma.config import Config, read_config
 
 FIXTURE = FIXTURES / "t5gemma"
-MEMORY, LOGITS = 2e-5, 5e-4  # measured: 2e-6 and 6e-5 of 30
+MEMORY, LOGITS, SOUND = 5e-5, 5e-4, 1e-5  # measured: 1.1e-5, 1e-4 of 33, 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,10 @@ def test_draws_are_of_the_best_ids() -> None:
     ids = draw(logits, temperature=1.0, top_k=3, top_p=0.7)
     assert set(ids.tolist()) == {2, 3}
     assert (ids == 3).float().mean() == pytest.approx(4 / 7, abs=0.08)
+
+
+def test_the_reference_makes_upstreams_sound(golden: dict[str, Tensor]) -> None:
+    folder = FIXTURE / "xcodec2"
+    decoder = t5gemma_codec.load(folder, read_codec_config(folder / "config.json"))
+    wave = decoder(golden["codec.dec.codes"][0, 0])
+    torch.testing.assert_close(wave, golden["codec.dec.wav"][0, 0], atol=SOUND, rtol=0)
