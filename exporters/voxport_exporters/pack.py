@@ -21,14 +21,15 @@ from voxport.graphs.stage import CAPACITY
 from voxport.manifest import FORMAT, MANIFEST, Cost, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
 from voxport.recipe import Recipe, Rule
 from voxport.systems import open_model
-from voxport_exporters.checkpoints import lockfile
+from voxport_exporters.checkpoints import diskspace, lockfile
 from voxport_exporters.checkpoints.later import deferring
 from voxport_exporters.graphs import laws
 from voxport_exporters.graphs.agreement import agreement, trial
+from voxport_exporters.graphs.footprint import footprint
 from voxport_exporters.graphs.graphfile import GraphFile
 from voxport_exporters.graphs.halves import halves
 from voxport_exporters.graphs.measure import measure
-from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.part import Part, Parts
 from voxport_exporters.graphs.plan import Plan, plan, plan_file
 from voxport_exporters.graphs.rewrite import rewrite, rewrite_products
 from voxport_exporters.graphs.store import DataFiles, Store
@@ -46,7 +47,7 @@ class Job:
     system: str
     variant: str
     sample_rate: int
-    parts: Iterable[Part]
+    parts: Iterable[Part]  # Parts where they are large
     checkpoint: tuple[Path, ...]  # the files the parts were read from
     root: Path  # names in the manifest are relative to it
     section: msgspec.Struct  # of the manifest, as the system's runtime declares it
@@ -72,10 +73,15 @@ class StageResult:
 
 
 def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -> list[str]:
-    """Writes the bundle `out` atomically. Returns warnings. Raises FileExistsError when `out` is something else."""
+    """Writes the bundle `out` atomically. Returns warnings.
+
+    Raises FileExistsError when `out` is something else, OSError when its disk is too small, before anything is traced.
+    """
     with writing(out) as (folder, write), deferring():
+        graphs = job.parts if isinstance(job.parts, Parts) else list(job.parts)
+        diskspace.require(out, footprint(graphs, recipe) + _copied(job))
         results, parts, data = {}, {}, DataFiles()
-        for part in tqdm(job.parts, desc="export", unit="graph", disable=not sys.stderr.isatty(), delay=1):
+        for part in tqdm(graphs, desc="export", unit="graph", disable=not sys.stderr.isatty(), delay=1):
             parts[part.stage.name] = part
             results[part.stage.name] = save(part, folder, recipe, target, gate, data)
         results |= {file.stage.name: save_file(file, folder, recipe, target, gate) for file in job.graphs}
@@ -106,6 +112,7 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
             voices=job.voices,
             fidelity=job.fidelity(parts, folder) if job.fidelity and quantized else None,
         )
+        parts.clear()  # the bundle is about to be loaded
         write(manifest)
         bundle = Bundle(folder, check=False)
         bundle.section(type(job.section))  # as strict as the runtime will be
@@ -220,6 +227,14 @@ def _unmatched(recipe: Recipe, results: Mapping[str, StageResult]) -> list[str]:
         f"recipe {recipe.name}: rule {rule.kind}, stage {rule.stage!r}, weights {rule.weights!r} matches no weight"
         for rule in unused
     ]
+
+
+def _copied(job: Job) -> int:
+    """Bytes of what a bundle holds as the checkpoint does: files, and released graphs, of which it holds 8 bits at
+    least."""
+    contents = job.files.values()
+    files = sum(len(item) if isinstance(item, bytes) else item.stat().st_size for item in contents)
+    return files + sum(graph.path.stat().st_size // 4 for graph in job.graphs)
 
 
 def _records(folder: Path) -> dict[str, FileRecord]:

@@ -13,4 +13,5 @@ def require(path: Path, needed: int) -> None:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+    power, unit, digits = (9, "GB", 1) if count >= 1e8 else (6, "MB", 1) if count >= 1e5 else (3, "kB", 0)
+    return f"{count / 10**power:.{digits}f} {unit}"

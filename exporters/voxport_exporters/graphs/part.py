@@ -1,6 +1,6 @@
 """Part: a stage with the net that computes it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,3 +68,13 @@ class Part:
         return {"": counts.get("Global", 0)} | {
             n.removeprefix(f"{root}."): c for n, c in counts.items() if n.startswith(f"{root}.")
         }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a checkpoint, built anew in every pass over them: only those in use take memory."""
+
+    build: Callable[[], Iterator[Part]]
+
+    def __iter__(self) -> Iterator[Part]:
+        return self.build()

@@ -20,7 +20,7 @@ from voxport.recipe import Recipe
 from voxport.systems.cosyvoice3.section import LlmSection, MelSection, Section
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.part import Part, Parts
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.cosyvoice3 import flow, frontend, tokenizer, vocoder, voices
 from voxport_exporters.systems.cosyvoice3 import llm as language_model
@@ -59,7 +59,7 @@ def job(root: Path, variant: str | None = None, llm: str = "base", *, times: tup
         system="cosyvoice3",
         variant=llm,
         sample_rate=config.sample_rate,
-        parts=parts(),
+        parts=Parts(parts),
         checkpoint=(
             *(model / YAML, model / QWEN / "config.json", *files),
             *text_files,

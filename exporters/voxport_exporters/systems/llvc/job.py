@@ -8,7 +8,7 @@ from voxport.recipe import Recipe, Rule
 from voxport.systems.llvc.section import Section
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
-from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.part import Part, Parts
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.llvc.config import LlvcConfig, PreNetConfig, read_config
 from voxport_exporters.systems.llvc.net import Converter
@@ -35,7 +35,7 @@ def job(root: Path, variant: str | None = None, config: Path | None = None, weig
         system="llvc",
         variant=variant or weights.parent.name,
         sample_rate=rate,
-        parts=parts(Weights.open(weights, inside="model"), net),
+        parts=Parts(lambda: parts(Weights.open(weights, inside="model"), net)),
         checkpoint=(config, weights),
         root=root,
         section=Section(hop=net.L),

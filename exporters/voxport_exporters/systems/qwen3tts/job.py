@@ -27,7 +27,7 @@ from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.codec12hz import config as codec12hz_config
 from voxport_exporters.codecs.codec12hz import stages as codec12hz
 from voxport_exporters.codecs.codec12hz.config import CodecConfig
-from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.part import Part, Parts
 from voxport_exporters.nets.table import table_stage
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.qwen3tts.config import ModelConfig, read_config, sampling
@@ -91,7 +91,7 @@ def job(root: Path, variant: str | None = None, codec: Path | None = None) -> Jo
         system="qwen3tts",
         variant=config.variant,
         sample_rate=speech.output_sample_rate,
-        parts=all_parts(),
+        parts=Parts(all_parts),
         checkpoint=(
             *(model / "config.json", *folder.with_shards(weights)),
             *((generation,) if generation.is_file() else ()),

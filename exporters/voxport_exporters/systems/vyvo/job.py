@@ -25,7 +25,7 @@ from voxport_exporters.checkpoints.lora import EMBEDDING, HEAD, merge
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.snac import stages as snac
 from voxport_exporters.graphs.fidelity import fidelity
-from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.part import Part, Parts
 from voxport_exporters.nets.decoder import Head, LanguageModel, decoder_stage
 from voxport_exporters.nets.decoder_config import DecoderConfig
 from voxport_exporters.pack import Job
@@ -93,7 +93,7 @@ def job(
         system="vyvo",
         variant=config.family,
         sample_rate=speech.sampling_rate,
-        parts=all_parts(),
+        parts=Parts(all_parts),
         checkpoint=(
             *(lm / "config.json", *folder.with_shards(folder.weights(lm))),
             *(*adapter, *optional, tokenizer_file, speech_config, speech_weights),
