@@ -15,6 +15,7 @@ from voxport.recipe import Recipe
 from voxport_exporters.systems.t5gemma.config import read_config
 from voxport_exporters.systems.t5gemma.tokenizer import tokenizer
 from voxport_parity.systems.t5gemma import text
+from voxport_parity.systems.t5gemma.utterance import RECORDING
 from voxport_parity.trace import Golden, Trace
 
 ROOT = FIXTURES / "t5gemma"
@@ -77,8 +78,8 @@ def test_a_golden_without_texts_or_notes_has_nothing_to_compare(reader: Reader, 
 
 
 def test_a_recording_comes_from_what_was_heard_or_from_the_prompt_itself(reader: Reader, golden: Golden) -> None:
-    recording = {text.RECORDING: golden.tensors[text.RECORDING]}
-    codes = recording[text.RECORDING].ravel()
+    recording = {RECORDING: golden.tensors[RECORDING]}
+    codes = recording[RECORDING].ravel()
     whole = text.trace(reader, asking(golden, recording, ref_text="two small boxes", repeat_prompt=1))
     prompt = whole["t5.prompt_codes"]
     assert prompt.shape == (1, 2 * len(codes) + 1, 1)

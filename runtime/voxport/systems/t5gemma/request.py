@@ -26,7 +26,7 @@ SCHEMA: Schema = {
     "max_new_tokens": limits.SETTINGS["max_new_tokens"],
     "min_new_tokens": Setting(0),
     "parse_special": Setting(False),  # upstream's: names of special tokens in the text are not plain text
-    "g2p": Setting(True),  # estimate with the packages of the extra voxport[g2p] that are installed
+    "g2p": Setting(True),  # find the language and the length with those packages of voxport[g2p] that are installed
     "schedule": Setting(CHUNKS, choices=(CHUNKS, WHOLE), layers={WHOLE: WHOLE}),  # how codes are decoded
     "batch_size": Setting(4, 1, 64),  # pieces of a long text that are said together
     **longtext.SETTINGS,

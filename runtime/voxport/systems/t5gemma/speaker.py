@@ -105,7 +105,8 @@ class Speaker:
             raise ValueError("t5gemma takes no --instruct")
         speaker = self._voice(voice, ref_audio, ref_text)
         pieces = split(text, plan.split_letters)
-        prompts = [self.prompt(piece.text, speaker, language, plan) for piece in pieces]
+        name = self.words(plan).language_of(text, language)  # a piece of Japanese may hold no kana
+        prompts = [self.prompt(piece.text, speaker, name, plan) for piece in pieces]
         tries = 1 + int(plan.settings["retries"]) if not greedy and not plan.limited and not stream else 1
         groups = _Groups(self._generator, self._rule(plan), plan, pieces, prompts)
 
@@ -174,9 +175,13 @@ class Speaker:
         self._rule(plan)
         return plan
 
+    def words(self, plan: Request) -> Words:
+        """What reads the texts of a call."""
+        return self._words(bool(plan.settings["parse_special"]), bool(plan.settings["g2p"]))
+
     def prompt(self, text: str, speaker: Voice | None, language: str | None, plan: Request) -> Prompt:
         """What the model reads of a text. ValueError in one line: empty, or too long for the context."""
-        words = self._words(bool(plan.settings["parse_special"]))
+        words = self.words(plan)
         read = words.read(text, language)
         reference, record = None, None
         if speaker is not None:

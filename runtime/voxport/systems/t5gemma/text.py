@@ -7,6 +7,8 @@ from voxport.speech.text import Tokenizer
 from voxport.systems.t5gemma import language
 from voxport.systems.t5gemma.normalize import normalized
 
+UNNAMED = ("", "auto", "none", "null")  # the last two are upstream's
+
 
 @dataclass(frozen=True)
 class Text:
@@ -33,15 +35,18 @@ class Words:
         self._special = parse_special
         self._package = language.langdetect() if package else None
 
+    def language_of(self, text: str, name: str | None = None) -> str:
+        """`name` in small letters; None or auto: the language that the text is found to be in."""
+        known = (name or "").strip().lower()
+        return language.detect(text, self._package) if known in UNNAMED else known
+
     def read(self, text: str, name: str | None = None) -> Text:
-        """A text in the language `name`; None or auto: it is found. ValueError in one line when nothing is left to say.
+        """A text in the language `name`; see `language_of`. ValueError in one line when nothing is left to say.
 
         Upstream normalises what goes to the tokenizer a second time, which takes away an `[n]` that the first brought
         together.
         """
-        known = (name or "").strip().lower()
-        if known in ("", "auto", "none", "null"):  # the last two are upstream's
-            known = language.detect(text, self._package)
+        known = self.language_of(text, name)
         words = normalized(text, known)
         rest = normalized(words, known).strip()
         if not rest:
