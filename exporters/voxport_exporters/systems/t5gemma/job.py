@@ -19,7 +19,7 @@ from voxport.codecs.xcodec2 import CodecSection
 from voxport.recipe import Recipe
 from voxport.systems.t5gemma.section import RopeSection, Section
 from voxport_exporters.codecs.xcodec2 import stages as xcodec2
-from voxport_exporters.graphs.part import Part
+from voxport_exporters.graphs.part import Part, Parts
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.t5gemma import hf
 from voxport_exporters.systems.t5gemma import parts as language_model
@@ -69,7 +69,7 @@ def job(
         system="t5gemma",
         variant=f"xcodec2-{speech.rate}",
         sample_rate=speech.rate,
-        parts=all_parts(),
+        parts=Parts(all_parts),
         checkpoint=(*checkpoint.files, *text_files, speech_config, speech_weights, semantic_config),
         root=root,
         section=section(config, xcodec2.section(speech)),
