@@ -98,6 +98,20 @@ def test_a_row_and_its_copy_go_on_apart(decoder: Decoder) -> None:
         np.testing.assert_allclose(hidden[row], expected, rtol=0, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
 
 
+def test_rows_that_are_kept_go_on_as_before(decoder: Decoder) -> None:
+    rows, prompts = Rows(decoder.lm, 4, CAPACITY), [[5, 6], [7, 8, 9], [10], [11, 12, 13, 14]]
+    for row, prompt in enumerate(prompts):
+        rows.prefill(row, tokens=np.array(prompt))
+    rows.stop(0)
+    rows.keep([3, 1])
+    assert rows.past.tolist() == [4, 3]
+    for step in range(3):
+        hidden = rows.step(tokens=np.array([10 + step, 20 + step]))["hidden"]
+    for row, tokens in enumerate(([*prompts[3], 10, 11, 12], [*prompts[1], 20, 21, 22])):
+        expected = alone(decoder, tokens)
+        np.testing.assert_allclose(hidden[row], expected, rtol=0, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
+
+
 def test_threads_share_a_session(decoder: Decoder) -> None:
     def run(seed: int) -> list[Array]:
         rng, rows = np.random.default_rng(seed), Rows(decoder.lm, 2, CAPACITY)

@@ -8,7 +8,7 @@ from threading import Lock
 import numpy as np
 
 from voxport.graphs.session import Array, Session
-from voxport.graphs.stage import CAPACITY
+from voxport.graphs.stage import CAPACITY, TensorSpec
 
 PREFILL = 512  # tokens in one call: attention's scores grow with tokens x context
 Outputs = dict[str, Array]
@@ -82,11 +82,21 @@ class Rows:
     def copy(self, row: int, to: int) -> None:
         """Makes row `to` a second one that has come as far as `row`: generations of one prompt share its prefill."""
         for tensor in self._session.stage.state:
-            array, place = self._state[tensor.name], [slice(None)] * len(tensor.shape)
-            if tensor.shared:
-                place[tensor.shape.index(CAPACITY)] = slice(int(self.past[row]))
-            array[to : to + 1][tuple(place)] = array[row : row + 1][tuple(place)]
+            place, array = _filled(tensor, int(self.past[row])), self._state[tensor.name]
+            array[to : to + 1][place] = array[row : row + 1][place]
         self.past[to], self.active[to] = self.past[row], self.active[row]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows alone, as rows 0, 1 ..: the others' places cost nothing any more."""
+        before, past = self._state, self.past[list(rows)]
+        by_row = {tensor.name for tensor in self._session.stage.inputs if tensor.shape[:1] == ("batch",)}
+        self._constants = {n: a[list(rows)] if n in by_row else a for n, a in self._constants.items()}
+        self._state = self._session.start(self._constants, batch=len(past), capacity=self.capacity)
+        for tensor in self._session.stage.state:
+            for to, row in enumerate(rows):
+                place = _filled(tensor, int(past[to]))
+                self._state[tensor.name][to : to + 1][place] = before[tensor.name][row : row + 1][place]
+        self.past, self.active = past, self.active[list(rows)]
 
     def step(self, **inputs: Array) -> Outputs:
         """Feeds one token per row, [rows, ...] of every input -> outputs [rows, ...] each. What rows that are not
@@ -113,3 +123,8 @@ class Rows:
     def _check(self, row: int, tokens: int) -> None:
         if tokens > self.capacity:
             raise ValueError(f"row {row}: {tokens} tokens do not fit its caches of {self.capacity}")
+
+
+def _filled(tensor: TensorSpec, tokens: int) -> tuple[slice, ...]:
+    """Where a state holds anything of a row with so many tokens."""
+    return tuple(slice(tokens if axis == CAPACITY else None) for axis in tensor.shape)

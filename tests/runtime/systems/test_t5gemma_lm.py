@@ -107,16 +107,18 @@ def test_samples_of_one_text_share_its_prompt(model: LanguageModel, monkeypatch:
 
 
 class Counted:
-    """A session that writes down how many tokens each call takes."""
+    """A session that writes down how many tokens, and rows, each call takes."""
 
     def __init__(self, session: Any, lengths: list[int]) -> None:
         self.session, self.lengths, self.stage, self.threads = session, lengths, session.stage, 1
+        self.rows = list[int]()
 
     def start(self, *constants: Any, **axes: int) -> Any:
         return self.session.start(*constants, **axes)
 
     def __call__(self, state: Any, **inputs: Any) -> Any:
         self.lengths.append(inputs["embeds"].shape[1])
+        self.rows.append(inputs["embeds"].shape[0])
         return self.session(state, **inputs)
 
 
@@ -128,6 +130,16 @@ def test_caches_grow_when_a_speech_is_longer_than_expected(
     monkeypatch.setattr("voxport.systems.t5gemma.lm.SPARE", 0)
     assert together(model, [row(model, seed, expected=8, least=99, most=30) for seed in (1, 2)], DRAWN) == expected
     assert list(map(len, expected)) == [30, 30]
+
+
+def test_rows_that_have_stopped_cost_nothing_once_they_are_half(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(model._decoder, [])
+    monkeypatch.setattr(model, "_decoder", counted)
+    rows = [row(model, seed, least=99, most=most) for seed, most in enumerate((9, 3, 1, 5))]
+    assert list(map(len, together(model, rows, BEST))) == [9, 3, 1, 5]
+    assert counted.rows[4:] == [4, 4, 2, 2, 1, 1, 1, 1]
 
 
 def test_nothing_is_computed_after_the_last_token(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,33 +77,39 @@ class LanguageModel:
         """The next token of every row, int64 [rows], -1 for rows that have stopped; until all have.
 
         The token that ends a row is not yielded; special ids that do not end it are, as upstream feeds them back.
-        `watch` gets "logits" float32 [rows, ids] of every step, before anything is held back in them.
+        `watch` gets "logits" float32 [rows, ids] of every step, before anything is held back in them: those of the rows
+        that are computed, all of them or, once half have stopped, those that have not.
         """
         see: Watch = watch or (lambda *_: None)
         for row in rows:
             if row.most < 1:
                 row.stopped = row.stopped or LIMIT
-        if all(row.stopped for row in rows):
+        going = [i for i, row in enumerate(rows) if not row.stopped]  # rows that have a place in the caches
+        if not going:
             return
-        caches, logits = self._begin(rows)
+        caches, logits = self._begin([rows[i] for i in going])
         tails = [Tail() for _ in rows]
         for step in count():
             see("logits", logits)
             tokens = np.full(len(rows), NOTHING, np.int64)
             with self.clock.timing(steps=1):
-                for i, row in enumerate(rows):
-                    if not row.stopped:
-                        tokens[i] = self._next(row, step, logits[i], rule, tails[i])
+                for i, scores in zip(going, logits, strict=True):
+                    if not rows[i].stopped:
+                        tokens[i] = self._next(rows[i], step, scores, rule, tails[i])
                         tails[i] = rule.follow(tails[i], int(tokens[i]))
             if (tokens != NOTHING).any():
                 yield tokens
             with self.clock.timing():
-                for i, row in enumerate(rows):
-                    if row.stopped and caches.active[i]:
-                        caches.stop(i)
-                if not caches.active.any():
+                for place, i in enumerate(going):
+                    if rows[i].stopped:
+                        caches.stop(place)
+                active = np.flatnonzero(caches.active).tolist()
+                if not active:
                     return
-                logits = self._step(caches, rows, np.maximum(tokens, 0))
+                if 2 * len(active) <= len(going):
+                    caches.keep(active)
+                    going = [going[place] for place in active]
+                logits = self._step(caches, [rows[i] for i in going], np.maximum(tokens[going], 0))
 
     def read(self, memory: Memory, prompt: Array, expected: int, tokens: Sequence[int]) -> Iterator[Array]:
         """logits float32 [ids] after the prompt, then after each of the tokens."""
@@ -130,9 +136,7 @@ class LanguageModel:
         caches = Rows(self._decoder, len(rows), max(expected), self._constants([row.memory for row in rows]))
         logits = np.zeros((len(rows), self.ids), np.float32)
         for i, row in enumerate(rows):
-            if row.stopped:
-                continue
-            twin = next((j for j, other in enumerate(rows[:i]) if not other.stopped and _same(other, row)), None)
+            twin = next((j for j, other in enumerate(rows[:i]) if _same(other, row)), None)
             if twin is not None:
                 caches.copy(twin, to=i)
                 logits[i] = logits[twin]
