@@ -12,6 +12,7 @@ from tests.bundles import FIXTURES
 from torch import Tensor
 
 from voxport_exporters.systems.t5gemma.checkpoint import Checkpoint, open_checkpoint
+from voxport_exporters.systems.t5gemma.hf import write_hf
 
 ROOT = FIXTURES / "t5gemma"
 MODEL = "t5gemma_tts"
@@ -109,3 +110,20 @@ def test_copies_and_text_modules_are_no_part_of_the_model(root: Path) -> None:
     }
     save_file(tensors | extra, file)
     same(open_checkpoint(root), tensors)
+
+
+def test_missing_shards_and_a_missing_index_are_named(root: Path) -> None:
+    model = root / MODEL
+    write_hf(open_checkpoint(root), model / "shards", most=150_000)
+    (model / "model.safetensors").unlink()
+    for file in (model / "shards").glob("model*"):
+        file.rename(model / file.name)
+    names = sorted(path.name for path in model.glob("*.safetensors"))
+    (model / names[1]).unlink()
+    (model / names[3]).unlink()
+    words = rf"model\.safetensors\.index\.json: lacks 2 of its {len(names)} shards: {names[1]}, {names[3]}$"
+    with pytest.raises(FileNotFoundError, match=words):
+        open_checkpoint(root)
+    (model / "model.safetensors.index.json").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"lacks the index \(model\.safetensors\.index\.json\) of {names[0]}"):
+        open_checkpoint(root)

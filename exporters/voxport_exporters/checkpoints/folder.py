@@ -1,5 +1,6 @@
 """Finds what a checkpoint's folder holds: its weights, the shards of an index, one model among several."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -8,6 +9,7 @@ import msgspec
 from voxport_exporters.checkpoints import jsonfile
 
 INDEX = ".safetensors.index.json"
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")  # one of several files
 
 
 def weights(folder: Path, *names: str) -> Path:
@@ -22,6 +24,9 @@ def weights(folder: Path, *names: str) -> Path:
                 return folder / name
         raise FileNotFoundError(f"{folder}: no {' or '.join(names)}")
     found = sorted(folder.glob(f"*{INDEX}")) or sorted(folder.glob("*.safetensors"))
+    if shards := [path.name for path in found if SHARD.fullmatch(path.name)]:
+        index = SHARD.sub(rf"\1{INDEX}", shards[0])
+        raise FileNotFoundError(f"{folder}: lacks the index ({index}) of {', '.join(shards)}")
     if len(found) != 1:
         names = tuple(path.name for path in found)
         problem = FileNotFoundError if not found else ValueError
