@@ -6,10 +6,11 @@ angle at every step, so it cancels and is left out.
 
 Weights that a recipe may name, as the graph has them (kernels are MatMuls' only where int8):
 
-    embed.weight  {prior,post}.<i>.{conv1,conv2}.weight       convolutions
-    layers.<i>.{qkv,out,up,down}.weight                       the transformer
-    upsampler.<i>.block.{conv1,conv2}.weight  widen.weight    of a variant with another rate
-    out.weight                                                to the spectrum
+    embed.weight  {prior,post}.<i>.{conv1,conv2}.weight    convolutions
+    layers.<i>.{qkv,out,up,down}.weight                    the transformer
+    upsampler.<i>.{up,block.conv1,block.conv2}.weight      of a variant that makes another rate
+    widen.weight                                           behind them
+    out.weight                                             to the spectrum
 """
 
 import math
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.xcodec2.config import GROUPS, OVERLAP, CodecConfig
 from voxport_exporters.nets import ops
-from voxport_exporters.nets.conv import windows
+from voxport_exporters.nets.conv import TransposedConv, windows
 from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
 from voxport_exporters.nets.istft import Istft
 from voxport_exporters.nets.taps import listening, tap
@@ -146,13 +147,14 @@ class Upsample(nn.Module):
         self.number, self.factor, self.kernel = number, factor, up.shape(name)[-1]
         if self.kernel < factor:
             raise ValueError(f"{w.source}: {up.key(name)} has kernel {self.kernel}, wanted its stride {factor} or more")
-        self.weight = frozen(up.folded(width, width // 2, self.kernel))
-        self.bias = frozen(up.take("bias", width // 2))
+        weight = F.pad(up.folded(width, width // 2, self.kernel), (0, -self.kernel % factor))
+        self.up = TransposedConv(weight, up.take("bias", width // 2), factor)
         self.block = ResnetBlock(w.at(f"resnet_blocks.{number}"), width // 2, _below(int8, "block."))
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = (self.kernel - self.factor) // 2
-        x = F.conv_transpose1d(x.T[None], self.weight, self.bias, self.factor, padding).squeeze(0).T
+        side, padding = self.up.reach - 1, (self.kernel - self.factor) // 2
+        length = self.factor * x.shape[0] + self.more
+        x = self.up(F.pad(x, (0, 0, side, side)))[padding : padding + length]
         tap(f"codec.dec.upsampler.upsample_layers.{self.number}", x.T[None])
         y: Tensor = self.block(x)
         tap(f"codec.dec.upsampler.resnet_blocks.{self.number}", y.T[None])
