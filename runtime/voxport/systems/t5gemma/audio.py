@@ -35,9 +35,8 @@ class Player:
     """The tokens of one generation in, samples float32 [n] in [-1, 1] out."""
 
     def __init__(self, codec: Codec, request: Request) -> None:
-        if request.settings["schedule"] != WHOLE:
-            raise NotImplementedError("chunks come with the codec's stream, in a change of its own")
-        self._stream: CodecStream = Whole(codec)
+        whole = request.settings["schedule"] == WHOLE
+        self._stream: CodecStream = Whole(codec) if whole else codec.stream()
 
     def feed(self, token: Array) -> Array:
         """The next code -> the samples that it settles, maybe none."""
