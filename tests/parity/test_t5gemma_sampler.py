@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.bundles import FIXTURES
+from tests.bundles import FIXTURES, Export
 from tests.t5gemma_nets import FIXTURE, Nets, nets
 
+from voxport.bundle import Bundle
 from voxport_exporters.systems.t5gemma.checkpoint import open_checkpoint
 from voxport_parity.compare import compare
 from voxport_parity.systems.t5gemma import sampler
@@ -29,7 +30,7 @@ def golden() -> Golden:
     return found
 
 
-def failures(bundle: Nets, golden: Golden) -> list[str]:
+def failures(bundle: Bundle, golden: Golden) -> list[str]:
     """The golden's tensors that are missing or out of their bounds; inputs aside."""
     outputs = sampler.trace(bundle, golden)
     owned = [n for n in golden.tensors if sampler.owns(n) and sampler.input_reason(n) is None]
@@ -49,6 +50,11 @@ def part(golden: Golden, *names: str, **notes: Any) -> Golden:
 def test_the_nets_choose_as_upstream_did(bundle: Nets, golden: Golden) -> None:
     assert failures(bundle, golden) == []
     assert len([name for name in golden.tensors if sampler.owns(name)]) == 14
+
+
+@pytest.mark.parametrize("target", ["cpu", pytest.param("portable", marks=pytest.mark.slow)])
+def test_the_graphs_choose_as_upstream_did(t5gemma_bundles: Export, golden: Golden, target: str) -> None:
+    assert failures(Bundle(t5gemma_bundles("fp32", target)), golden) == []
 
 
 @pytest.mark.parametrize(

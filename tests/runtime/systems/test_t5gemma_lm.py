@@ -132,6 +132,16 @@ def test_caches_grow_when_a_speech_is_longer_than_expected(
     assert list(map(len, expected)) == [30, 30]
 
 
+def test_a_long_prompt_is_read_in_pieces(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = np.array([EMPTY, *range(10), Y_SEP])
+    expected = together(model, [row(model, 1, prompt=prompt)], BEST)
+    lengths = list[int]()
+    monkeypatch.setattr(model, "_decoder", Counted(model._decoder, lengths))
+    monkeypatch.setattr("voxport.speech.rows.PREFILL", 5)
+    assert together(model, [row(model, 1, prompt=prompt)], BEST) == expected
+    assert lengths[:3] == [5, 5, 2]
+
+
 def test_rows_that_have_stopped_cost_nothing_once_they_are_half(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
