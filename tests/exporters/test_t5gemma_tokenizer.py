@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tests.bundles import FIXTURES
 
+from voxport.speech.text import Tokenizer
 from voxport.systems.t5gemma.text import Words
 from voxport_exporters.systems.t5gemma.config import Config, Stack, read_config
 from voxport_exporters.systems.t5gemma.tokenizer import tokenizer
@@ -28,7 +29,7 @@ def words(folder: Path, to: Path, config: Config = CONFIG, parse_special: bool =
     """What reads text with the bundle's file of the tokenizer in `folder`."""
     path = to / "bundle.json"
     path.write_bytes(tokenizer(folder, config)[0])
-    return Words(path, parse_special)
+    return Words(Tokenizer(path), parse_special)
 
 
 def edited(tmp_path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:

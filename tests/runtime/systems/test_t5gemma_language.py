@@ -17,7 +17,6 @@ TEXT = "東京都千代田区。これは音声合成のテストです。"  # w
 def prompts(t5gemma: Speaker, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """The texts that are read, and the languages they are read in."""
     monkeypatch.setattr(language, "langdetect", lambda: None)
-    t5gemma._words.cache_clear()
     calls: list[tuple[str, str | None]] = []
     prompt = t5gemma.prompt
 
@@ -41,10 +40,8 @@ def test_packages_are_asked_where_they_may_be(t5gemma: Speaker, monkeypatch: pyt
     def total(**settings: Any) -> int:
         return t5gemma.prompt("Hello there, friend.", None, None, t5gemma.request(settings)).target_total
 
-    t5gemma._words.cache_clear()
     monkeypatch.setattr(language, "langdetect", lambda: lambda _: "zh-cn")
     monkeypatch.setattr("voxport.systems.t5gemma.speaker.counters", lambda: {"zh": lambda _: 7, "en": len})
     pause = 0.2
     assert total(g2p=False) == int(50 * (20 * duration.PACES["en"].default + pause))
     assert total() == int(50 * (7 * duration.PACES["zh"].default + pause))
-    t5gemma._words.cache_clear()

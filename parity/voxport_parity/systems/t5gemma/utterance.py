@@ -8,6 +8,7 @@ import numpy as np
 
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
+from voxport.speech.text import Tokenizer
 from voxport.systems.t5gemma.duration import Recording, estimate
 from voxport.systems.t5gemma.language import canonical
 from voxport.systems.t5gemma.prompt import Prompt, Prompts, Reference
@@ -55,7 +56,7 @@ def prompt(bundle: Bundle, golden: Golden) -> Prompt | None:
     run: Mapping[str, Any] = golden.notes.get("settings", {})
     if not isinstance(run.get("text"), str):
         return None
-    words = Words(bundle.path / "tokenizer.json", parse_special=True, package=False)  # upstream parses them
+    words = Words(Tokenizer(bundle.path / "tokenizer.json"), parse_special=True, package=False)  # as upstream
     text = words.read(run["text"], run.get("lang"))
     reference, recording = None, None
     if run.get("ref_text"):

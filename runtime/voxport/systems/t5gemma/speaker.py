@@ -16,7 +16,7 @@ chunk by chunk, which the codec, looking at all codes at once, only approximates
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from voxport.speech.longtext import Piece, in_pieces, retried, split
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Value
 from voxport.speech.speech import SENTENCE, Events, Speech, synthesize
+from voxport.speech.text import Tokenizer
 from voxport.speech.voices import Voice as AnyVoice
 from voxport.speech.voices import check_reference, enrolled, find, recording
 from voxport.systems.t5gemma.audio import Player
@@ -61,7 +62,7 @@ class Speaker:
         self._eos = bundle.manifest.tokens["eos"]
         self._generator = Generator(self.model, self.section)
         self._prompts = Prompts(self.section, bundle.manifest.tokens)
-        self._words = cache(partial(Words, bundle.path / "tokenizer.json"))
+        self._tokens = Tokenizer(bundle.path / "tokenizer.json")
 
     @property
     def sample_rate(self) -> int:
@@ -177,7 +178,7 @@ class Speaker:
 
     def words(self, plan: Request) -> Words:
         """What reads the texts of a call."""
-        return self._words(bool(plan.settings["parse_special"]), bool(plan.settings["g2p"]))
+        return Words(self._tokens, bool(plan.settings["parse_special"]), bool(plan.settings["g2p"]))
 
     def prompt(self, text: str, speaker: Voice | None, language: str | None, plan: Request) -> Prompt:
         """What the model reads of a text. ValueError in one line: empty, or too long for the context."""

@@ -1,7 +1,6 @@
 """Text to the ids of T5Gemma-TTS: language, Japanese normalisation, Gemma's tokenizer (docs/systems/t5gemma.md 2.1)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from voxport.speech.text import Tokenizer
 from voxport.systems.t5gemma import language
@@ -25,13 +24,10 @@ class Text:
 class Words:
     """Reads text for one model. Any number of threads may use it."""
 
-    def __init__(self, path: Path, parse_special: bool = False, package: bool = True) -> None:
-        """`path`: tokenizer.json, which puts no ids around a text. `parse_special`: names of special tokens in a text
-        become these tokens; else they are plain text. `package`: langdetect is asked where it is installed.
-
-        ValueError when the file is missing or is none.
-        """
-        self._tokens = Tokenizer(path)
+    def __init__(self, tokens: Tokenizer, parse_special: bool = False, package: bool = True) -> None:
+        """`tokens`: puts no ids around a text. `parse_special`: names of special tokens in a text become these tokens;
+        else they are plain text. `package`: langdetect is asked where it is installed."""
+        self._tokens = tokens
         self._special = parse_special
         self._package = language.langdetect() if package else None
 
