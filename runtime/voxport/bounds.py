@@ -92,3 +92,5 @@ SEAMLESS_FEATURES = Bound(5e-5)
 # are of size 1 (fixture 1.1e-6); twelve random decoders of other shapes, whose samples reach 8, leave 1.4e-5 at most.
 XCODEC2_LAYER = Bound(1e-6, of_peak=2e-5)
 XCODEC2_AUDIO = Bound(1e-5, of_peak=1e-5)
+# What becomes a step of a digit, of size 2: the acoustic encoder leaves 3e-4 of activations of 50 (fixture 8.6e-5).
+XCODEC2_STEPS = Bound(3e-4)

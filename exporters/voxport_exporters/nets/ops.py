@@ -41,23 +41,24 @@ def emits_contrib() -> bool:
     return _target.get() == "cpu" and torch.compiler.is_exporting()
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, name: str) -> Tensor:
-    """softmax(q k^T / sqrt(head size)) v without mask. q [batch, queries, width]; k and v [batch, keys, width], or both
-    [batch, heads, keys, head size] as caches hold them.
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, name: str, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(head size) + bias) v without mask. q [batch, queries, width]; k and v [batch, keys, width],
+    or both [batch, heads, keys, head size] as caches hold them; bias [batch, heads, queries, keys].
 
     Taps the weights, mean over heads, as `name`.
     """
     if emits_contrib():
         return torch.onnx.ops.symbolic(
             "com.microsoft::MultiHeadAttention",
-            (q, k, v),
+            (q, k, v) if bias is None else (q, k, v, None, None, bias),
             {"num_heads": heads},
             dtype=q.dtype,
             shape=q.shape,
             version=1,
         )
     q, k, v = (x if x.dim() == 4 else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
     tap(name, weights.mean(1))
     return (weights @ v).transpose(1, 2).flatten(-2)
 

@@ -1,4 +1,4 @@
-"""XCodec2: release layout -> graph `codec_decode`, for systems that speak its codes."""
+"""XCodec2: release layout -> graph `codec_decode`, and those of the encoder, for systems that speak its codes."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,9 +10,11 @@ from voxport.recipe import Recipe, Rule
 from voxport_exporters.checkpoints import folder
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.codecs.xcodec2 import config as codec_config
+from voxport_exporters.codecs.xcodec2 import encoder
 from voxport_exporters.codecs.xcodec2.config import CODE_RATE, READ_RATE, CodecConfig
 from voxport_exporters.codecs.xcodec2.decoder import Decoder
 from voxport_exporters.codecs.xcodec2.trial import streamed, trial
+from voxport_exporters.codecs.xcodec2.w2vbert import W2vBertConfig
 from voxport_exporters.graphs.part import Part
 
 MARK = '"codec_decoder_hidden_size"'  # what tells its config.json from others
@@ -50,13 +52,20 @@ def open_weights(path: Path) -> Weights:
     return Weights.open(path, inside="state_dict" if path.suffix == ".ckpt" else None)
 
 
-def parts(weights: Weights, config: CodecConfig) -> Iterator[Part]:
-    """`codec_decode`. Every key of `weights` is accounted for when the last part has been taken."""
+def parts(weights: Weights, config: CodecConfig, speech: W2vBertConfig | None = None) -> Iterator[Part]:
+    """`codec_decode`, and the graphs that make codes of a reference, see encoder.py.
+
+    `speech`: of the codec's w2v-BERT; None leaves the encoder out, for a bundle that only speaks.
+    Every key of `weights` is accounted for when the last part has been taken.
+    """
     yield decoder_part(weights, config)
-    encoder = ("semantic_model.*", "SemanticEncoder_module.*", "CodecEnc.*", "fc_prior.*")
     weights.drop("*discriminator*", "upstream's trainer keeps them")
-    for pattern in (*encoder, "generator.quantizer.project_in.*"):
-        weights.drop(pattern, "of the encoder")
+    if speech is not None:
+        yield from encoder.parts(weights, config, speech)
+    else:
+        for name in ("semantic_model", "SemanticEncoder_module", "CodecEnc", "fc_prior"):
+            weights.drop(f"{name}.*", "of the encoder, not asked for")
+        weights.drop("generator.quantizer.project_in.*", "of the encoder, not asked for")
     weights.finish()
 
 
