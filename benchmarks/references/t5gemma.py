@@ -65,8 +65,8 @@ class Attention(nn.Module):
         if not (causal or slides):
             return None
         behind = torch.arange(total - time, total)[:, None] - torch.arange(total)
-        seen = behind >= 0 if causal else torch.ones_like(behind, dtype=torch.bool)
-        return seen & (behind.abs() < self._window) if slides else seen
+        visible = behind >= 0 if causal else torch.ones_like(behind, dtype=torch.bool)
+        return visible & (behind.abs() < self._window) if slides else visible
 
     def _split(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (-1, self._size))

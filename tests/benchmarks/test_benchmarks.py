@@ -27,7 +27,7 @@ def test_a_full_size_checkpoint_has_the_releases_layout_and_size(tmp_path: Path)
 
 def test_every_benchmark_is_collected() -> None:
     collected = _python("-m", "pytest", "benchmarks", "--collect-only", "-q", "-p", "no:cacheprovider")
-    for name in ("cosyvoice3", "llvc", "vyvo", "qwen3tts", "sessions"):
+    for name in ("cosyvoice3", "llvc", "vyvo", "qwen3tts", "sessions", "t5gemma"):
         assert f"benchmarks/test_{name}.py" in collected
 
 
