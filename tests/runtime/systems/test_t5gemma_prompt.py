@@ -49,6 +49,14 @@ def test_a_recording_comes_first_on_both_sides_with_a_separator_after_it() -> No
     assert (prompt.frames, prompt.target_total, prompt.expected) == (4, 4 + 49, 4 + 50)
 
 
+def test_far_too_many_copies_are_refused_before_they_take_memory() -> None:
+    assert prompts(most_seconds=0.2).prompt([5], 1.0, REFERENCE, 3).frames == 13
+    assert prompts().prompt([5], 1.0, REFERENCE, 4).frames == 16
+    with pytest.raises(ValueError, match=r"^repeat_prompt 4: 5 times 3 frames are too long for a prompt$"):
+        prompts(most_seconds=0.2).prompt([5], 1.0, REFERENCE, 4)
+    assert prompts(most_seconds=0.01, context=2).prompt([5], 1.0, Reference([], REFERENCE.codes)).frames == 4
+
+
 @pytest.mark.parametrize(("repeat", "copies"), [(0, 1), (2, 3), (None, 6)])
 def test_codes_of_a_recording_are_repeated_as_often_as_is_asked_for_or_as_they_fit(
     repeat: int | None, copies: int

@@ -63,7 +63,7 @@ class Prompts:
         """The prompt for a text as ids, whose speech is expected to take `seconds`.
 
         `repeat`: further copies of the recording's codes; None: as many as fit the longest audio of the training.
-        ValueError in one line when the text does not fit the context.
+        ValueError in one line when the text does not fit the context, or the copies are far too many.
         """
         ids = self.text(text, reference)
         codes = self._codes(reference, seconds, repeat)
@@ -86,10 +86,12 @@ class Prompts:
         if reference is None or not len(reference.codes):
             return []
         one = [int(code) for code in reference.codes]
+        most = self._section.most_seconds * self._section.frame_rate
         if repeat is None:
-            most = self._section.most_seconds * self._section.frame_rate
             speech = self._section.frame_rate * seconds
             repeat = 0
             while len(one) * (1 + repeat) + speech + len(one) < most:  # upstream's sum, in its order
                 repeat += 1
+        elif repeat and len(one) * (1 + repeat) > max(most, self._section.context):  # caches would fill the memory
+            raise ValueError(f"repeat_prompt {repeat}: {1 + repeat} times {len(one)} frames are too long for a prompt")
         return [*one * (1 + repeat), self._tokens["y_sep"]]
