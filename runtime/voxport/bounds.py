@@ -35,7 +35,7 @@ LM_LOGITS = Bound(2e-4)  # logits of size 10
 # thousands (3,380 in a random full-size LFM2), where float32's sums of another order are 2.4e-3 apart.
 LM_HIDDEN = Bound(1e-4, 2e-6)
 LM_CHANCES = Bound(1e-5)
-T5GEMMA_CHANCES = Bound(1e-4)  # of logits of size 30 at a temperature of 0.8; measured 9e-6
+TOKEN_CHANCES = Bound(1e-4)  # of logits of size 30 at a temperature of 0.8; measured 9e-6
 
 
 # The same graph on another machine: kernels sum in another order, and a uint8 activation that rounds the other way is

@@ -19,7 +19,7 @@ def row(model: LanguageModel, seed: int) -> Row:
     return Row(memory, prompt, 24 + len(prompt), 0, 5 + 6 * seed, lambda _, ids: rng.exponential(size=len(ids)))
 
 
-def spoken(model: LanguageModel, rows: list[Row], rule: Rule) -> tuple[list[list[int]], list[list[np.ndarray]]]:
+def speech(model: LanguageModel, rows: list[Row], rule: Rule) -> tuple[list[list[int]], list[list[np.ndarray]]]:
     """Tokens and logits of every row."""
     tokens: list[list[int]] = [[] for _ in rows]
     logits: list[np.ndarray] = []
@@ -35,8 +35,8 @@ def test_rows_together_are_the_rows_alone(t5gemma_bundles: Export, target: str, 
     bundle = Bundle(t5gemma_bundles("fp32", target))
     model = LanguageModel(bundle, 1, bundle.section(Section))
     seeds = [1, 0, 3, 2]
-    tokens, logits = spoken(model, [row(model, seed) for seed in seeds], rule)
-    alone = [spoken(model, [row(model, seed)], rule) for seed in seeds]
+    tokens, logits = speech(model, [row(model, seed) for seed in seeds], rule)
+    alone = [speech(model, [row(model, seed)], rule) for seed in seeds]
     assert tokens == [one[0] for one, _ in alone]
     assert len({len(mine) for mine in tokens}) > 1
     for mine, (_, (expected,)) in zip(logits, alone, strict=True):

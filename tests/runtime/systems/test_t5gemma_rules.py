@@ -9,7 +9,7 @@ from tests.conftest import golden
 from torch import Tensor
 
 from voxport import bounds, draws
-from voxport.systems.t5gemma.rules import HELD_BACK, Rule, Tail
+from voxport.systems.t5gemma.rules import NEVER, Rule, Tail
 
 EOS, SILENCE = 259, 79  # of the fixture
 EARLY = 11  # tokens before which the fixture's generations do not end
@@ -80,7 +80,7 @@ def test_silence_becomes_less_likely_the_longer_it_lasts(score: float, expected:
     assert np.count_nonzero(changed != score) == 1
     assert (scores == score).all()
     assert Rule(EOS, silence=(7,), stop_repetition=0).adjusted(scores, Tail(7, 9), False)[7] == score
-    assert rule.adjusted(scores, Tail(8, 9), True)[EOS] == HELD_BACK
+    assert rule.adjusted(scores, Tail(8, 9), True)[EOS] == NEVER
 
 
 def textbook(scores: Tensor, rule: Rule) -> Tensor:

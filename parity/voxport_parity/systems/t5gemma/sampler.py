@@ -42,7 +42,7 @@ def bound(name: str) -> Bound:
     """See `Feeds`."""
     if "logits" in name:
         return bounds.LM_LOGITS
-    return bounds.T5GEMMA_CHANCES if name.endswith(".probs") else bounds.EQUAL
+    return bounds.TOKEN_CHANCES if name.endswith(".probs") else bounds.EQUAL
 
 
 def rounded(name: str) -> Bound | None:
@@ -114,7 +114,7 @@ class _Choices:
             outputs["t5.logits_adj"] = np.stack([step.scores for step in steps])
         if self._golden.folder is not None and {GREEDY, GREEDY_CODES} & self._golden.tensors.keys():
             tokens = self._free(rule)
-            outputs |= {GREEDY: np.array([*tokens, self._eos]), GREEDY_CODES: self._spoken(tokens)}
+            outputs |= {GREEDY: np.array([*tokens, self._eos]), GREEDY_CODES: self._speech(tokens)}
         return outputs
 
     def drawn(self) -> Trace:
@@ -135,7 +135,7 @@ class _Choices:
         outputs = Trace({"sample.logits_adj": np.stack([step.scores for step in steps]), "sample.probs": chances})
         if draws is not None:
             outputs["sample.tokens"] = np.array([step.token for step in steps])
-            outputs["sample.codes"] = self._spoken(self._free(rule, draws))
+            outputs["sample.codes"] = self._speech(self._free(rule, draws))
         return outputs
 
     def silence(self) -> Trace:
@@ -193,8 +193,8 @@ class _Choices:
                 logits = logits.copy()
                 logits[raised[step][0]] += np.float32(raised[step][1])
             scores = rule.adjusted(logits, tail, step < self._least)
-            chosen = rule.draw(scores, None if rule.greedy or draws is None else partial(_at, draws, step % len(draws)))
-            yield _Step(logits, scores, chosen)
+            choice = rule.draw(scores, None if rule.greedy or draws is None else partial(_at, draws, step % len(draws)))
+            yield _Step(logits, scores, choice)
             tail = rule.follow(tail, token)
 
     def _free(self, rule: Rule, draws: Array | None = None) -> list[int]:
@@ -204,7 +204,7 @@ class _Choices:
         row = Row(self._memory, self._run.audio, self._run.expected, self._least, most, partial(_at, rows))
         return [int(token) for (token,) in self.model.generate([row], rule)]
 
-    def _spoken(self, tokens: Iterable[int]) -> Array:
+    def _speech(self, tokens: Iterable[int]) -> Array:
         """The codes among tokens, int64 [1, 1, codes]."""
         return np.array([[[token for token in tokens if token < self._codes]]], np.int64)
 

@@ -16,7 +16,7 @@ from voxport.speech.sampler import RANGE
 from voxport.speech.settings import Value
 
 Draws = Callable[[Array], Array]  # ids int64 [n] -> float32 [n], exponential with mean 1, above 0
-HELD_BACK = np.float32(-10000)  # upstream's score of the end before it may come (models/t5gemma.py, inference_tts)
+NEVER = np.float32(-10000)  # upstream's score of the end before it may come (models/t5gemma.py, inference_tts)
 
 
 def first_end(frame_rate: float) -> int:
@@ -85,7 +85,7 @@ class Rule:
         """
         scores = logits.copy()
         if early:
-            scores[self.eos] = HELD_BACK
+            scores[self.eos] = NEVER
         if tail.token in self.silence and tail.silent > self.stop_repetition > 0:
             factor = np.float32(tail.silent - (self.stop_repetition - 1))
             score = scores[tail.token]
