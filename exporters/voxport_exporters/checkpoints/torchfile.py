@@ -16,17 +16,32 @@ import torch
 from torch import Tensor
 
 
-def load(path: Path, *classes: type) -> Any:
+class Stranger(dict[Any, Any]):
+    """Stands for an object of a class that is not at hand, and runs none of its code."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """What is stored of the object is left in the file."""
+
+
+def load(path: Path, *classes: type, strangers: bool = False) -> Any:
     """What the file holds. `classes`: plain classes of data that may be among it, beside torch's and Python's own.
 
+    `strangers`: objects of all other classes, such as the settings that a trainer keeps beside its weights, become
+    Strangers. Without it they are an error.
     Files of torch < 1.6 are no zip; their tensors come with their values.
     Raises FileNotFoundError, or ValueError in one line that names the file (truncated, foreign, holds code).
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     device = "meta" if zipfile.is_zipfile(path) else "cpu"
+    known: list[Any] = [*classes]
     try:
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([*classes]):
+        if strangers:
+            known += [(Stranger, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)]
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(known):
             return torch.load(path, map_location=device, weights_only=True)
     except OSError:
         raise

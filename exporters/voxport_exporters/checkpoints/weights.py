@@ -40,10 +40,11 @@ class Weights:
         self._prefix = ""
 
     @classmethod
-    def open(cls, path: Path, inside: str | None = None) -> "Weights":
+    def open(cls, path: Path, inside: str | None = None, *, strangers: bool = False) -> "Weights":
         """A `.safetensors` file (or the folder or `.index.json` of a sharded one), or a torch `.pth/.pt/.bin/.ckpt`.
 
-        `inside`: the key of the state dict in a torch file that holds more than the state dict.
+        `inside`: the key of the state dict in a torch file that holds more than the state dict; `strangers`: whatever
+        that is (torchfile.py).
         Raises FileNotFoundError, ValueError (not a checkpoint, truncated, foreign) in one line that names the file.
         """
         if path.is_dir():
@@ -55,7 +56,7 @@ class Weights:
         if path.suffix == ".safetensors":
             shard = _open_safetensors(path)
             return cls(path, shard.keys(), partial(_get, path), lambda key: shard.get_slice(key).get_shape())
-        return cls._pickled(path, inside)
+        return cls._pickled(path, inside, strangers)
 
     @classmethod
     def _sharded(cls, path: Path) -> "Weights":
@@ -75,8 +76,8 @@ class Weights:
         )
 
     @classmethod
-    def _pickled(cls, path: Path, inside: str | None) -> "Weights":
-        content = torchfile.load(path)
+    def _pickled(cls, path: Path, inside: str | None, strangers: bool) -> "Weights":
+        content = torchfile.load(path, strangers=strangers)
         if inside is not None:
             if not isinstance(content, dict) or inside not in content:
                 found = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__

@@ -1,6 +1,8 @@
 """XCodec2's decoder computes what upstream's does: net and graphs, the released kinds of config and others."""
 
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +202,23 @@ def test_weights_of_another_config_are_refused(kind: str, tmp_path: Path) -> Non
 # -------------------------------------------------------------------------------------------------- checkpoints
 
 
-def test_a_checkpoint_of_upstreams_trainer_is_the_release(tmp_path: Path) -> None:
+def test_a_checkpoint_of_upstreams_trainer_is_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, weights, tensors = random("16 kHz", tmp_path)
     trainer = tmp_path / "trainer"
     (trainer / "ckpt").mkdir(parents=True)
     (trainer / "config.json").write_text(json.dumps(CASES["16 kHz"][0]))
+    omegaconf = types.ModuleType("omegaconf")  # not installed where the checkpoint is read
+    settings = type("DictConfig", (), {"__module__": "omegaconf"})
+    monkeypatch.setitem(sys.modules, "omegaconf", omegaconf)
+    monkeypatch.setattr(omegaconf, "DictConfig", settings, raising=False)
+    cfg = settings()
+    cfg.content = {"ngf": 48, "parent": cfg}
     others = {"discriminator.conv.weight": torch.zeros(3), "spec_discriminator.conv.weight": torch.zeros(3)}
-    torch.save({"state_dict": tensors | others, "epoch": 4}, trainer / "ckpt" / "epoch=4-step=1400000.ckpt")
+    file = trainer / "ckpt" / "epoch=4-step=1400000.ckpt"
+    torch.save({"state_dict": tensors | others, "hyper_parameters": {"cfg": cfg, "epoch": 4}}, file)
+    monkeypatch.delitem(sys.modules, "omegaconf")
     _, path = xcodec2.find(trainer)
+    assert path == file
     (part,) = xcodec2.parts(xcodec2.open_weights(path), xcodec2.read_config(trainer / "config.json"))
     codes = torch.from_numpy(random_codes(config, 20))
     with torch.no_grad():

@@ -49,7 +49,9 @@ def find(root: Path) -> tuple[Path, Path]:
 
 def open_weights(path: Path) -> Weights:
     """The file of weights that `find` gives."""
-    return Weights.open(path, inside="state_dict" if path.suffix == ".ckpt" else None)
+    if path.suffix == ".ckpt":  # which keeps the trainer's settings, objects of omegaconf, too
+        return Weights.open(path, inside="state_dict", strangers=True)
+    return Weights.open(path)
 
 
 def parts(weights: Weights, config: CodecConfig, speech: W2vBertConfig | None = None) -> Iterator[Part]:
