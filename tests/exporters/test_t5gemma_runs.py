@@ -214,13 +214,14 @@ def test_an_adapter_needs_no_base_beside_it(tmp_path: Path, release: Tensors) ->
     same(open_checkpoint(tmp_path / "model", lora=run), merged(release))
 
 
-@pytest.mark.parametrize("change", ["norms", "matrices", "sizes", "names"])
+@pytest.mark.parametrize("change", ["norms", "matrices", "head", "sizes", "names"])
 def test_a_lora_run_of_another_base_is_refused(tmp_path: Path, release: Tensors, change: str) -> None:
     other = {}
     for key, tensor in release.items():
         vector = tensor.dim() == 1
         name = key.replace("layers.2", "layers.7") if change == "names" else key
-        scale = 1.5 if (change == "norms" and vector) or (change == "matrices" and not vector) else 1.0
+        changed = {"norms": vector, "matrices": not vector, "head": key == "predict_layer.0.2.weight"}
+        scale = 1.5 if changed.get(change) else 1.0
         other[name] = torch.cat([tensor, tensor]) if change == "sizes" else scale * tensor
     run = save(tmp_path / "lora.pth", lora_run(other), lora_alpha=ALPHA)
     with pytest.raises(ValueError, match=r"^[^\n]*lora\.pth: [^\n]* another base [^\n]*$"):
