@@ -128,6 +128,7 @@ def test_the_int8_recipe_rounds_as_its_kernels_say_and_export_says_what_that_cos
     result = save(part, tmp_path, recipe, target)
     kinds = {step.weight: step.rule.kind for step in result.plan.products}
     assert set(kinds.values()) == {"int8", "int8r"}
+    assert all(result.plan.matches(rule) for rule in recipe.rule)
     matrices = {n for n, p in part.net.named_parameters() if p.dim() > 1 and not n.startswith("istft")}
     assert matrices - kinds.keys() == {"dequantizer.project.weight", "out.weight"}
     codes = random_codes(config, 30)

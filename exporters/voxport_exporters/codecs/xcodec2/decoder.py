@@ -24,7 +24,7 @@ from voxport_exporters.codecs.xcodec2.config import GROUPS, OVERLAP, CodecConfig
 from voxport_exporters.nets import ops
 from voxport_exporters.nets.conv import TransposedConv, windows
 from voxport_exporters.nets.dense import LayerNorm, Linear, frozen
-from voxport_exporters.nets.istft import Istft
+from voxport_exporters.nets.istft import Istft, hann
 from voxport_exporters.nets.taps import listening, tap
 
 EPS = 1e-6  # of every norm, hard-coded upstream
@@ -192,7 +192,8 @@ class Decoder(nn.Module):
         self.widen = Linear.of(u.at("out_proj"), widths[-1], width) if c.factors else None
         n_fft = OVERLAP * c.hop_length
         self.out = Linear.of(head.at("out"), width, n_fft + 2)
-        self.istft = Istft(head.take("istft.window", n_fft).double(), c.hop_length)
+        window = head.take("istft.window", n_fft).double() if head.has("istft.window") else hann(n_fft)
+        self.istft = Istft(window, c.hop_length)
 
     @property
     def extra(self) -> int:
