@@ -160,6 +160,7 @@ def test_every_rule_of_a_recipe_applies(models: Models, recipe: str) -> None:
     decoder = model.results["decoder"].plan
     assert len(decoder.rules) == 2 + 3 * 6  # of each layer: query-key-value, out, query, out, gate-up, down
     assert model.results["text_embed"].plan.tables == {"table": "int8row"}
+    assert {t.dtype for t in model.session("decoder").stage.state} == {"int8"}
 
 
 def test_what_quantization_did_is_measured(models: Models) -> None:
