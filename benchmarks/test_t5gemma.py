@@ -5,6 +5,8 @@
 token   20 ms of speech in every row: a step of the decoder and the draws, after 3 seconds of prompt. Rows share each
         pass over the weights.
 decode  5 seconds of codes to sound, at once.
+encode  a recording of 5 seconds to codes, with the loading of the graphs that do it. Beside nothing: upstream's encoder
+        is not rebuilt here.
 
 PyTorch is references/t5gemma*.py, eager: the decoder in bfloat16, as upstream runs it and as it fits into memory, the
 codec in float32. `of_limit`: the time this machine needs at the least for the bundle's weights and operations, over the
@@ -32,6 +34,7 @@ from voxport.bench.probe import probe
 from voxport.bench.run import of_limit
 from voxport.bundle import Bundle
 from voxport.codecs.xcodec2 import Codec
+from voxport.codecs.xcodec2_encoder import Encoder
 from voxport.systems.t5gemma.lm import LanguageModel, Row
 from voxport.systems.t5gemma.rules import Rule
 from voxport.systems.t5gemma.section import Section
@@ -76,6 +79,16 @@ def test_decode(runner: str, full: Fulls, machine: Machine, timed: Timed, benchm
     benchmark.extra_info["rtf"] = round(median * SECOND / FRAMES, 3)
     if bundle:
         _note_limit(benchmark, bundle, "codec_decode", {"frames": FRAMES}, median, machine(THREADS))
+
+
+@pytest.mark.parametrize("runner", ["fp32", "int8"])
+def test_encode(runner: str, full: Fulls, timed: Timed, benchmark: BenchmarkFixture) -> None:
+    bundle = Bundle(full("t5gemma", VARIANT).bundle("int4", runner))
+    section = bundle.section(Section).codec
+    encoder = Encoder(bundle, THREADS, section)
+    sound = 0.1 * np.random.default_rng(0).standard_normal(section.rate * FRAMES // SECOND, np.float32)
+    median = timed(lambda: encoder.encode(sound, section.rate), "t5gemma codec, 5 s to codes", runner, THREADS, 3, 1)
+    benchmark.extra_info["rtf"] = round(median * SECOND / FRAMES, 3)
 
 
 def _note_limit(
