@@ -34,7 +34,7 @@ class Snake(nn.Module):
         x = self.up(x[:, :, None])
         sine = torch.sin(x * self.alpha)
         y: Tensor = self.down(x + sine * sine * self.gain)
-        return y[:, :, 0]
+        return y.squeeze(2)
 
 
 class Filter(nn.Module):
@@ -56,9 +56,12 @@ class Filter(nn.Module):
         self.weight = frozen(kernel.repeat(channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        first = x[:, :, :1, :1].expand(-1, -1, self.rows_in, self.before)
-        last = x[:, :, -1:, -1:].expand(-1, -1, self.rows_in, self.after)
-        x = torch.cat((first, x, last), dim=-1)
+        if self.rows_in == 1:
+            x = F.pad(x, (self.before, self.after, 0, 0), mode="replicate")
+        else:
+            first = x[:, :, :1, :1].expand(-1, -1, 2, self.before)
+            last = x[:, :, -1:, -1:].expand(-1, -1, 2, self.after)
+            x = torch.cat((first, x, last), dim=-1)
         return F.conv2d(x, self.weight, groups=self.weight.shape[0], padding=(2 - self.rows_in, 0))
 
 
