@@ -19,6 +19,7 @@ from voxport.codecs.xcodec2 import CodecSection
 from voxport.recipe import Recipe
 from voxport.systems.t5gemma.section import RopeSection, Section
 from voxport_exporters.codecs.xcodec2 import stages as xcodec2
+from voxport_exporters.codecs.xcodec2 import w2vbert
 from voxport_exporters.graphs.part import Part, Parts
 from voxport_exporters.pack import Job
 from voxport_exporters.systems.t5gemma import hf
@@ -60,10 +61,11 @@ def job(
         )
     text, text_files = read_tokenizer(checkpoint.tokenizer(tokenizer), config)
     semantic_config = checkpoint.semantic(semantic) / "config.json"
+    w2v_bert = w2vbert.read_config(semantic_config)
 
     def all_parts() -> Iterator[Part]:
         yield from language_model.parts(checkpoint.weights, config, softcap=softcap)
-        yield from xcodec2.parts(xcodec2.open_weights(speech_weights), speech)
+        yield from xcodec2.parts(xcodec2.open_weights(speech_weights), speech, w2v_bert)
 
     return Job(
         system="t5gemma",
