@@ -78,14 +78,14 @@ def grouped_attention(
 ) -> Tensor:
     """softmax(cap(q keys / divisor) + mask) values, where several query heads share each head of keys and values.
 
-    q [batch, time, heads * size], keys [batch, kv heads, size, total], values [batch, kv heads, total, size], mask of
-    [batch, 1, time, total] or of axes of size 1 -> the shape of q. `softcap` c: cap(s) = c tanh(s / c); 0: none.
+    q [batch, time, heads * size], keys and values [batch, kv heads, total, size], mask of [batch, 1, time, total] or of
+    axes of size 1 -> the shape of q. `softcap` c: cap(s) = c tanh(s / c); 0: none.
     """
-    shared, size = keys.shape[1:3]
+    shared, size = keys.shape[1], keys.shape[3]
     # Heads that share keys have an axis of their own, over which the product repeats keys without a copy. One query a
     # product: of several side by side onnxruntime packs the keys first, which takes twice as long as to multiply them.
     q = q.unflatten(2, (shared, -1, size)).permute(0, 2, 3, 1, 4)  # [batch, kv heads, group, time, size]
-    scores = q @ keys[:, :, None]
+    scores = q @ keys[:, :, None].transpose(-1, -2)
     if divisor != 1:
         scores = scores / divisor
     if softcap:
@@ -94,30 +94,6 @@ def grouped_attention(
         scores = scores + mask[:, :, None]
     mixed: Tensor = torch.softmax(scores, dim=-1) @ values[:, :, None]
     return mixed.permute(0, 3, 1, 2, 4).flatten(2)
-
-
-def read_attention(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, softcap: float = 0.0) -> Tensor:
-    """softmax(cap(q keys)) values, where each row of a batch reads its own first columns.
-
-    q [batch, queries, heads * size], scaled already; keys and values [batch, heads, total, size], lengths int64 [batch]
-    -> the shape of q. `softcap`: see `grouped_attention`.
-    """
-    heads = keys.shape[1]
-    if emits_contrib() and not softcap:
-        return torch.onnx.ops.symbolic(
-            "com.microsoft::MultiHeadAttention",
-            (q, keys, values, None, lengths.to(torch.int32)),
-            {"num_heads": heads, "scale": 1.0},
-            dtype=q.dtype,
-            shape=q.shape,
-            version=1,
-        )
-    scores = q.unflatten(-1, (heads, -1)).transpose(1, 2) @ keys.transpose(-1, -2)
-    if softcap:
-        scores = torch.tanh(scores / softcap) * softcap
-    own = torch.arange(keys.shape[2], device=keys.device) < lengths[:, None]
-    scores = scores + torch.where(own, 0.0, HIDDEN)[:, None, None]
-    return (torch.softmax(scores, dim=-1) @ values).transpose(1, 2).flatten(-2)
 
 
 def cached_attention(
@@ -160,6 +136,5 @@ def cached_attention(
         k, v = (torch.cat((x, torch.where(blank, 0.0, x[:, :, -1:])), dim=2) for x in (k, v))
     keys, values = keys.scatter(2, columns, k), values.scatter(2, columns, v)
     visible_keys, visible_values = keys[:, :, : places.total], values[:, :, : places.total]
-    visible_keys = visible_keys.transpose(-1, -2)
     mixed = grouped_attention(q, visible_keys, visible_values, places.masks[window], softcap, math.sqrt(size))
     return mixed, keys, values

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from voxport.graphs.stage import CAPACITY, Stage, TensorSpec
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets import ops
-from voxport_exporters.nets.attention import Places, cached_attention, read_attention
+from voxport_exporters.nets.attention import HIDDEN, Places, cached_attention, grouped_attention
 from voxport_exporters.nets.dense import Linear
 from voxport_exporters.nets.taps import tap
 from voxport_exporters.systems.t5gemma.config import Config, Stack
@@ -50,30 +50,22 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attends to the text, whose keys and values are inputs.
-
-    Query heads that share keys are so many queries in a row: the checkpoint's order of heads, (kv head, group), becomes
-    (group, kv head) in the weights, and no step moves anything.
-    """
+    """Attends to the text, whose keys and values are inputs."""
 
     def __init__(self, w: Weights, c: Stack, rotates: bool, softcap: float) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.size = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        self.rotates, self.softcap = rotates, softcap
-        sizes, gains = {"q_proj": self.heads * self.size}, {"q_proj": c.query_pre_attn_scalar**-0.5}
-        order = torch.arange(self.heads).view(self.kv_heads, -1).T.flatten()
-        rows = (order[:, None] * self.size + torch.arange(self.size)).flatten()
-        self.q = heads(w, c.hidden_size, sizes, gains, c.attention_bias, rows)
-        self.out = output(w, c, rows)
+        self.heads, self.rotates, self.softcap = c.num_attention_heads, rotates, softcap
+        sizes, gains = {"q_proj": self.heads * c.head_dim}, {"q_proj": c.query_pre_attn_scalar**-0.5}
+        self.q = heads(w, c.hidden_size, sizes, gains, c.attention_bias)
+        self.out = output(w, c)
 
-    def forward(self, x: Tensor, places: Places, keys: Tensor, values: Tensor, read: Tensor) -> Tensor:
-        """x [batch, time, width], keys, values [batch, kv heads, text, size], read int64 [batch] -> the shape of x."""
+    def forward(self, x: Tensor, places: Places, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """x [batch, time, width], keys, values [batch, kv heads, text, size], mask [batch, 1, 1, text] -> the shape of
+        x."""
         q = self.q(x)
         if self.rotates:
             q = ops.rotary(q, self.heads, places.cos, places.sin)
-        queries = q.unflatten(2, (-1, self.kv_heads * self.size)).flatten(1, 2)  # [batch, time * group, ..]
-        mixed = read_attention(queries, keys, values, read, self.softcap)
-        y: Tensor = self.out(mixed.unflatten(1, (-1, self.heads // self.kv_heads)).flatten(2))
+        y: Tensor = self.out(grouped_attention(q, keys, values, mask, self.softcap))
         return y
 
 
@@ -94,7 +86,7 @@ class Layer(nn.Module):
         self, h: Tensor, x: Tensor, following: Norm, places: Places, text: tuple[Tensor, ...], *caches: Tensor
     ) -> tuple[Tensor, ...]:
         """h and x, its norm [batch, time, width]; `following`: the norm after this layer; text: keys and values of the
-        cross attention, and how many of them are read -> h, x of the next layer, next keys, next values."""
+        cross attention, and their mask -> h, x of the next layer, next keys, next values."""
         y, *caches_after = self.self_attention(x, places, *caches)
         tap(f"dec.{self.i}.self_attn", y)
         x, h = self.pre_cross.of_sum(self.post_self(y), h)
@@ -150,12 +142,14 @@ class Decoder(nn.Module):
         text, state = rest[: 2 * self.count], rest[2 * self.count :]
         places = Places.turned(past, cos, sin, self.windows)
         layers = (*self.layers, *self.last)
+        own = torch.arange(text[0].shape[2]) < read[:, None]
+        mask = torch.where(own, 0.0, HIDDEN)[:, None, None]
         norms = (*(layer.pre_self for layer in layers), self.norm)
         h, after = scaled(embeds), []
         x = norms[0](h)
         for i, layer in enumerate(layers):
             pair = slice(2 * i, 2 * i + 2)
-            h, x, *mine = layer(h, x, norms[i + 1], places, (*text[pair], read), *state[pair])
+            h, x, *mine = layer(h, x, norms[i + 1], places, (*text[pair], mask), *state[pair])
             after += mine
         return x, *after
 

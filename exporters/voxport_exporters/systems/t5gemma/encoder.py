@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
         qk, v = self.qkv(x).split((wide + shared, shared), dim=-1)
         q, k = ops.rotary(qk, self.heads + self.kv_heads, cos, sin).split((wide, shared), dim=-1)
         keys, values = (t.unflatten(-1, (self.kv_heads, self.size)).transpose(1, 2) for t in (k, v))
-        y: Tensor = self.out(grouped_attention(q, keys.transpose(-1, -2), values, mask, self.softcap))
+        y: Tensor = self.out(grouped_attention(q, keys, values, mask, self.softcap))
         return y
 
 

@@ -44,27 +44,20 @@ class Mlp(nn.Module):
         return y
 
 
-def heads(
-    w: Weights, inputs: int, sizes: dict[str, int], gains: dict[str, float], bias: bool, order: Tensor | None = None
-) -> Linear:
-    """Projections to heads side by side, `sizes`: name -> width; `gains`: name -> factor that is folded in; `order`:
-    of the outputs, int64."""
+def heads(w: Weights, inputs: int, sizes: dict[str, int], gains: dict[str, float], bias: bool) -> Linear:
+    """Projections to heads side by side, `sizes`: name -> width; `gains`: name -> factor that is folded in."""
 
     def joined(kind: str, *rest: int) -> Tensor:
         taken = (w.take(f"{name}.{kind}", size, *rest) * gains.get(name, 1.0) for name, size in sizes.items())
-        rows = torch.cat(list(taken))
-        return rows if order is None else rows[order]
+        return torch.cat(list(taken))
 
     return Linear(later(lambda: joined("weight", inputs).T), joined("bias") if bias else None)
 
 
-def output(w: Weights, c: Stack, order: Tensor | None = None) -> Linear:
-    """The projection of all heads back to the width of the stack; `order`: of its inputs, int64."""
+def output(w: Weights, c: Stack) -> Linear:
+    """The projection of all heads back to the width of the stack."""
     wide = c.num_attention_heads * c.head_dim
-    if order is None:
-        return Linear.joined(w, wide, {"o_proj": c.hidden_size}, c.attention_bias)
-    weight = later(lambda: w.take("o_proj.weight", c.hidden_size, wide)[:, order].T)
-    return Linear(weight, w.take("o_proj.bias", c.hidden_size) if c.attention_bias else None)
+    return Linear.joined(w, wide, {"o_proj": c.hidden_size}, c.attention_bias)
 
 
 def scaled(embeds: Tensor) -> Tensor:
