@@ -79,7 +79,7 @@ def pack(job: Job, out: Path, recipe: Recipe, target: str, gate: bool = False) -
     """
     with writing(out) as (folder, write), deferring():
         graphs = job.parts if isinstance(job.parts, Parts) else list(job.parts)
-        diskspace.require(out, footprint(graphs, recipe) + _copied(job))
+        diskspace.require(out, footprint(graphs, recipe) + _copied(job, recipe))
         results, parts, data = {}, {}, DataFiles()
         for part in tqdm(graphs, desc="export", unit="graph", disable=not sys.stderr.isatty(), delay=1):
             parts[part.stage.name] = part
@@ -229,12 +229,12 @@ def _unmatched(recipe: Recipe, results: Mapping[str, StageResult]) -> list[str]:
     ]
 
 
-def _copied(job: Job) -> int:
-    """Bytes of what a bundle holds as the checkpoint does: files, and released graphs, of which it holds 8 bits at
-    least."""
+def _copied(job: Job, recipe: Recipe) -> int:
+    """Bytes of the files that are copied; of a released graph that is quantized no more than what can be left."""
     contents = job.files.values()
     files = sum(len(item) if isinstance(item, bytes) else item.stat().st_size for item in contents)
-    return files + sum(graph.path.stat().st_size // 4 for graph in job.graphs)
+    quantized = {file for file in job.graphs if any(rule.names(file.stage.name) for rule in recipe.rule)}
+    return files + sum(file.path.stat().st_size // (4 if file in quantized else 1) for file in job.graphs)
 
 
 def _records(folder: Path) -> dict[str, FileRecord]:

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.bundles import FIXTURES
+from tests.bundles import FIXTURES, Bundles
 from torch import Tensor
 
+from voxport.bundle import Bundle
+from voxport_exporters.pack import pack
 from voxport_exporters.systems.t5gemma.checkpoint import Checkpoint, open_checkpoint
+from voxport_exporters.systems.t5gemma.job import RECIPES, job
 
 ROOT = FIXTURES / "t5gemma"
 MODEL = ROOT / "t5gemma_tts"
@@ -132,6 +135,16 @@ def test_a_run_is_what_its_release_is(tmp_path: Path, release: Tensors) -> None:
     checkpoint = open_checkpoint(base_folder(tmp_path / "base"), path)
     same(checkpoint, release)
     assert [file.name for file in checkpoint.files] == ["config.json", "bundle.pth"]
+
+
+@pytest.mark.slow
+def test_a_run_and_its_release_export_to_equal_bundles(tmp_path: Path, bundles: Bundles, release: Tensors) -> None:
+    path = save(tmp_path / "bundle.pth", with_copies(release), codec_audio_sr=44100)
+    pack(job(ROOT, weights=path), tmp_path / "bundle", RECIPES["fp32"], "cpu")
+    mine, other = (Bundle(folder).manifest for folder in (tmp_path / "bundle", bundles.of("t5gemma")("fp32", "cpu")))
+    assert mine.files == other.files
+    assert (mine.section, mine.tokens, mine.sampling) == (other.section, other.tokens, other.sampling)
+    assert mine.source != other.source
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])

@@ -26,18 +26,19 @@ class Kind:
     fits: Callable[[Path], bool]
 
 
-def _has(mark: str) -> Callable[[Path], bool]:
-    """Whether a folder's config.json contains the text `mark`."""
+def _has(*marks: str) -> Callable[[Path], bool]:
+    """Whether a folder's config.json contains one of the texts `marks`."""
 
     def fits(path: Path) -> bool:
         config = path / "config.json"
-        return config.is_file() and mark in config.read_text(errors="replace")
+        text = config.read_text(errors="replace") if config.is_file() else ""
+        return any(mark in text for mark in marks)
 
     return fits
 
 
 TOKENIZER = Kind("tokenizer", "--tokenizer", "text_tokenizer_name", lambda path: (path / "tokenizer.json").is_file())
-CODEC = Kind("XCodec2", "--codec", "xcodec2_model_name", _has('"codec_decoder_hidden_size"'))
+CODEC = Kind("XCodec2", "--codec", "xcodec2_model_name", _has('"codec_decoder_hidden_size"', '"model_type": "xcodec2"'))
 SEMANTIC = Kind("w2v-BERT 2.0", "--semantic", None, _has('"wav2vec2-bert"'))
 
 
