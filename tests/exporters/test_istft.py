@@ -46,3 +46,12 @@ def test_samples_are_torchs_at_both_ends_too(n_fft: int, hop: int, sizes: list[i
     got = pieces_of(Istft(hann(n_fft), hop), torch.cat((real, imaginary), dim=1), sizes)
     torch.testing.assert_close(got[n_fft // 2 :][: len(expected)], expected, rtol=1e-5, atol=2e-6)
     assert len(expected) == 39 * hop
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), SIZES)
+def test_a_signal_at_once_begins_where_its_first_window_does(n_fft: int, hop: int) -> None:
+    net = Istft(hann(n_fft), hop)
+    spectrum = torch.randn(1, n_fft + 2, 20, generator=torch.Generator().manual_seed(2))
+    whole = net.whole(spectrum)
+    assert len(whole) == (20 + net.reach - 1) * hop
+    torch.testing.assert_close(whole, pieces_of(net, spectrum, [])[: len(whole)], rtol=1e-5, atol=2e-6)
