@@ -88,9 +88,16 @@ def _cosyvoice3() -> Feeds:
     return feeds
 
 
+def _t5gemma() -> Feeds:
+    from voxport_parity.systems.t5gemma import feeds
+
+    return feeds
+
+
 SYSTEMS: dict[str, Callable[[], Feeds]] = {
     "llvc": _llvc,
     "vyvo": _vyvo,
     "qwen3tts": _qwen3tts,
     "cosyvoice3": _cosyvoice3,
+    "t5gemma": _t5gemma,
 }

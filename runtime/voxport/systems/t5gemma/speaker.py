@@ -24,6 +24,7 @@ import numpy as np
 from voxport import draws
 from voxport.bundle import Bundle
 from voxport.codecs.xcodec2 import Codec
+from voxport.codecs.xcodec2_encoder import Encoder
 from voxport.graphs.session import Array
 from voxport.rehearsal import Output, Rehearsal
 from voxport.speech.longtext import Piece, in_pieces, retried, split
@@ -59,6 +60,7 @@ class Speaker:
         self.section = bundle.section(Section)
         self.model = LanguageModel(bundle, threads, self.section)
         self.codec = Codec(bundle.session("codec_decode", threads), self.section.codec)
+        self._encoder = partial(Encoder, bundle, threads, self.section.codec)  # loads its graphs for a recording
         self._eos = bundle.manifest.tokens["eos"]
         self._generator = Generator(self.model, self.section)
         self._prompts = Prompts(self.section, bundle.manifest.tokens)
@@ -162,7 +164,7 @@ class Speaker:
 
     def tokenize(self, samples: Array, rate: int) -> Array:
         """Samples float32 [n] at `rate` Hz -> codes int64 [frames]."""
-        raise NotImplementedError("the codec's encoder comes with its own change")
+        return self._encoder().encode(samples, rate)
 
     def detokenize(self, tokens: Array, seed: int = 0) -> Iterator[Array]:  # noqa: ARG002 - nothing is drawn here
         """Codes int [frames] -> float32 [n], all at once, as the codec looks at all of them. ValueError: not codes."""
