@@ -46,4 +46,4 @@ def test_codes_go_both_ways(bundle: Path, tmp_path: Path, t5gemma_golden: Golden
 
 def test_the_bundle_is_verified_and_measured(bundle: Path) -> None:
     done(run("verify", bundle))
-    assert "decoder" in done(run("bench", bundle, "--seconds", "0.4", "--set", "batch_size=2")).stdout
+    assert "decoder" in done(run("bench", bundle, "--seconds", "0.4", "--set", "batch_size=2"))

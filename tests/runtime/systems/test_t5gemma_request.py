@@ -81,7 +81,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_a_text_stays_whole_where_its_length_its_tokens_or_the_best_of_each_is_asked_for() -> None:
-    assert ask().split_letters == 400
+    assert ask().split_letters == 200
     assert ask(split_letters=50).split_letters == 50
     whole = [ask(greedy=True), ask(max_new_tokens=20), ask(target_duration=2)]
     assert [r.split_letters for r in whole] == [0, 0, 0]

@@ -30,6 +30,8 @@ SCHEMA: Schema = {
     "schedule": Setting(CHUNKS, choices=(CHUNKS, WHOLE), layers={WHOLE: WHOLE}),  # how codes are decoded
     "batch_size": Setting(4, 1, 64),  # pieces of a long text that are said together
     **longtext.SETTINGS,
+    # Of a piece: 17 s. A recording and what goes on from it were 40 s at the most when the model was trained.
+    "split_letters": replace(longtext.SETTINGS["split_letters"], default=200),
 }
 
 

@@ -15,7 +15,6 @@ chunk by chunk, which the codec, looking at all codes at once, only approximates
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,7 @@ from voxport.codecs.xcodec2 import Codec
 from voxport.codecs.xcodec2_encoder import Encoder
 from voxport.graphs.session import Array
 from voxport.rehearsal import Output, Rehearsal
-from voxport.speech.longtext import Piece, in_pieces, retried, split
+from voxport.speech.longtext import Piece, in_pieces, split
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Value
 from voxport.speech.speech import SENTENCE, Events, Speech, synthesize
@@ -36,9 +35,10 @@ from voxport.speech.voices import Voice as AnyVoice
 from voxport.speech.voices import check_reference, enrolled, find, recording
 from voxport.systems.t5gemma.audio import Player
 from voxport.systems.t5gemma.duration import Recording, counters, estimate
-from voxport.systems.t5gemma.generation import Generation, Generator
+from voxport.systems.t5gemma.generation import Generator
 from voxport.systems.t5gemma.language import canonical
 from voxport.systems.t5gemma.lm import LanguageModel
+from voxport.systems.t5gemma.pieces import Pieces
 from voxport.systems.t5gemma.prompt import Prompt, Prompts, Reference
 from voxport.systems.t5gemma.request import Request, request
 from voxport.systems.t5gemma.rules import Rule
@@ -109,13 +109,16 @@ class Speaker:
         speaker = self._voice(voice, ref_audio, ref_text)
         pieces = split(text, plan.split_letters)
         name = self.words(plan).language_of(text, language)  # a piece of Japanese may hold no kana
-        prompts = [self.prompt(piece.text, speaker, name, plan) for piece in pieces]
         tries = 1 + int(plan.settings["retries"]) if not greedy and not plan.limited and not stream else 1
-        groups = _Groups(self._generator, self._rule(plan), plan, pieces, prompts)
+
+        def prompt(text: str, voice: Voice | None) -> Prompt:
+            return self.prompt(text, voice, name, plan)
+
+        rate = self.section.frame_rate
+        parts = Pieces(self._generator, self._rule(plan), plan, pieces, prompt, speaker, rate)
 
         def events(piece: Piece) -> Events:
-            attempts = retried(tries, partial(groups.events, piece.index))
-            return synthesize(attempts, Player(self.codec, plan))
+            return synthesize(parts.events(piece, tries), Player(self.codec, plan))
 
         pause = int(float(plan.settings["split_pause"]) * self.sample_rate)
         return Speech(self.sample_rate, in_pieces(pieces, pause, events))
@@ -262,30 +265,3 @@ class Speaker:
         wave = self.codec.decode(codes)
         recorded["audio"] = Output(wave / np.abs(wave).max(), ("codec_decode",))
         return recorded
-
-
-@dataclass
-class _Groups:
-    """The generations of a text's pieces, begun `batch_size` at a time when the first of them is asked for."""
-
-    generator: Generator
-    rule: Rule
-    plan: Request
-    pieces: Sequence[Piece]
-    prompts: Sequence[Prompt]
-
-    def __post_init__(self) -> None:
-        self._begun: dict[int, Events] = {}
-
-    def events(self, index: int, attempt: int) -> Events:
-        """The events of one try of piece `index`: the first goes on together with its neighbours, others alone."""
-        if attempt:
-            return self.generator.run(self._generation(index, attempt), self.rule)
-        if index not in self._begun:
-            group = range(index, min(index + int(self.plan.settings["batch_size"]), len(self.pieces)))
-            together = self.generator.together([self._generation(i) for i in group], self.rule)
-            self._begun |= dict(zip(group, together, strict=True))
-        return self._begun.pop(index)
-
-    def _generation(self, index: int, attempt: int = 0) -> Generation:
-        return self.generator.generation(self.prompts[index], self.plan, self.pieces[index], attempt)
