@@ -96,6 +96,6 @@ def test_a_golden_of_one_tensor_is_no_error(decoder: Decoder, golden: Golden, na
     assert (codec.streamed(decoder, part) != {}) == (name == codec.CODES)
 
 
-def test_codes_are_made_up_for_a_checkpoint_without_goldens(decoder: Decoder, golden: Golden) -> None:
-    made_up = codec.inputs(decoder)
-    assert codec.trace(decoder, Golden(made_up, {}, None))[codec.WAVE].shape[-1] == codec.FRAMES * 320
+def test_codes_are_invented_for_a_checkpoint_without_goldens(decoder: Decoder, golden: Golden) -> None:
+    invented = codec.inputs(decoder)
+    assert codec.trace(decoder, Golden(invented, {}, None))[codec.WAVE].shape[-1] == codec.FRAMES * 320
