@@ -33,7 +33,7 @@ from voxport_parity.reference import TorchSession
 STAGES = ("text_embed", "encoder", "cross", "audio_embed", "decoder")
 SLOW = pytest.mark.slow
 STACK = {"vocab_size": 37, "rope_theta": 100.0, "rms_norm_eps": 1e-5}
-# Heads of 6, 12 and 22 are none that onnxruntime's attention with caches takes; of 24 and 40 it is.
+# Heads of 6, 12 and 22 are none that onnxruntime's attention with caches takes; of 32 they are.
 CONFIGS: dict[str, dict[str, Any]] = {
     "unbalanced": {
         "encoder": {
@@ -43,7 +43,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "decoder": {
             **{**STACK, "hidden_size": 54, "intermediate_size": 41, "num_hidden_layers": 4, "num_attention_heads": 6},
-            **{"num_key_value_heads": 3, "head_dim": 24, "query_pre_attn_scalar": 19, "sliding_window": 5},
+            **{"num_key_value_heads": 3, "head_dim": 32, "query_pre_attn_scalar": 19, "sliding_window": 5},
             "attention_bias": True,
         },
     },
@@ -227,7 +227,7 @@ def test_no_large_weight_is_read_before_it_is_written(tmp_path: Path) -> None:
         ({"predict_layer.0.2.bias": None}, r"lacks predict_layer.0.2.bias \[46\]"),
         ({"predict_layer.1.0.weight": torch.zeros(1)}, "holds predict_layer.1.0.weight, which this net does not know"),
         ({"audio_embedding.0.weight": torch.zeros(47, 54)}, r"audio_embedding.0.weight has shape \[47, 54\]"),
-        ({"backbone.model.decoder.layers.0.cross_attn.k_proj.weight": torch.zeros(72, 54)}, r"says \[72, 36\]"),
+        ({"backbone.model.decoder.layers.0.cross_attn.k_proj.weight": torch.zeros(96, 54)}, r"says \[96, 36\]"),
     ],
 )
 def test_another_checkpoint_is_refused(change: dict[str, Tensor | None], message: str, tmp_path: Path) -> None:

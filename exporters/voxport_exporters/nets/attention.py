@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from voxport_exporters.nets.ops import emits_contrib
+from voxport_exporters.nets.ops import emits_contrib, rotary
 
 HIDDEN = -1e30  # added to a score it leaves no weight; finite, so softmax yields no NaN
 GQA_MULTIPLE = 8  # onnxruntime's GroupQueryAttention refuses other head sizes
+TURN_MULTIPLE = 16  # .. and other ones where it is to turn heads, too
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,48 @@ def grouped_attention(
         scores = scores + mask[:, :, None]
     mixed: Tensor = torch.softmax(scores, dim=-1) @ values[:, :, None]
     return mixed.permute(0, 3, 1, 2, 4).flatten(2)
+
+
+def turned_attention(
+    qkv: Tensor,
+    heads: tuple[int, int],
+    keys: Tensor,
+    values: Tensor,
+    places: Places,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`cached_attention` of queries and keys that are yet to be turned, side by side with the values.
+
+    qkv [batch, time, (heads + 2 kv heads) * size], `heads`: how many of queries, and of keys. On the cpu target one
+    operator turns, splits and attends.
+    """
+    count, shared = heads
+    size = keys.shape[3]
+    wide, narrow = count * size, shared * size
+    if not emits_contrib() or size % TURN_MULTIPLE:
+        qk, v = qkv.split((wide + narrow, narrow), dim=-1)
+        q, k = rotary(qk, count + shared, places.cos, places.sin).split((wide, narrow), dim=-1)
+        return cached_attention(q, k, v, keys, values, places, window, softcap)
+    batch, time = qkv.shape[:2]
+    # The operator wants as many rows in its tables as there are columns in the caches, though it looks up none of them.
+    cos, sin = (torch.cat((t.flatten(0, 1), t.new_zeros(places.total, size // 2))) for t in (places.cos, places.sin))
+    rows = torch.arange(batch * time).view(batch, time)
+    mixed, keys, values = torch.onnx.ops.symbolic_multi_out(
+        "com.microsoft::GroupQueryAttention",
+        (qkv, None, None, keys, values, places.last, places.end, cos, sin, rows),
+        {
+            "num_heads": count,
+            "kv_num_heads": shared,
+            "local_window_size": window or -1,
+            "softcap": softcap,
+            "do_rotary": 1,
+        },
+        dtypes=(qkv.dtype, keys.dtype, values.dtype),
+        shapes=((batch, time, wide), keys.shape, values.shape),
+        version=1,
+    )
+    return mixed, keys, values
 
 
 def cached_attention(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from voxport.graphs.stage import CAPACITY, Stage, TensorSpec
 from voxport_exporters.checkpoints.weights import Weights
 from voxport_exporters.nets import ops
-from voxport_exporters.nets.attention import HIDDEN, Places, cached_attention, grouped_attention
+from voxport_exporters.nets.attention import HIDDEN, Places, grouped_attention, turned_attention
 from voxport_exporters.nets.dense import Linear
 from voxport_exporters.nets.taps import tap
 from voxport_exporters.systems.t5gemma.config import Config, Stack
@@ -31,21 +31,18 @@ class SelfAttention(nn.Module):
 
     def __init__(self, w: Weights, c: Stack, window: int, softcap: float) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.size = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        self.heads, self.kv_heads = c.num_attention_heads, c.num_key_value_heads
         self.window, self.softcap = window, softcap
-        shared = self.kv_heads * self.size
-        sizes = {"q_proj": self.heads * self.size, "k_proj": shared, "v_proj": shared}
+        shared = self.kv_heads * c.head_dim
+        sizes = {"q_proj": self.heads * c.head_dim, "k_proj": shared, "v_proj": shared}
         gain = (c.head_dim / c.query_pre_attn_scalar) ** 0.5  # attention with a cache divides by the root of the size
         self.qkv = heads(w, c.hidden_size, sizes, {"q_proj": gain}, c.attention_bias)
         self.out = output(w, c)
 
     def forward(self, x: Tensor, places: Places, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [batch, time, width], keys, values [batch, kv heads, capacity, size] -> same shapes."""
-        wide, shared = self.heads * self.size, self.kv_heads * self.size
-        qk, v = self.qkv(x).split((wide + shared, shared), dim=-1)
-        turned = ops.rotary(qk, self.heads + self.kv_heads, places.cos, places.sin)
-        q, k = turned.split((wide, shared), dim=-1)
-        y, keys, values = cached_attention(q, k, v, keys, values, places, self.window, self.softcap)
+        heads = self.heads, self.kv_heads
+        y, keys, values = turned_attention(self.qkv(x), heads, keys, values, places, self.window, self.softcap)
         return self.out(y), keys, values
 
 
