@@ -133,9 +133,9 @@ def test_without_a_voice_the_first_piece_is_the_recording_of_the_others(t5gemma:
 
 def test_a_piece_that_is_cut_is_tried_again_where_nobody_has_heard_it(t5gemma: Speaker) -> None:
     def speech(**options: Any) -> list[int]:
-        said = t5gemma.say("One.", seed=5, target_duration=0.2, extra_cutoff=0.0, **options)
-        said.samples()
-        return [int(token) for token in said.tokens]
+        one = t5gemma.say("One.", seed=5, target_duration=0.2, extra_cutoff=0.0, **options)
+        one.samples()
+        return [int(token) for token in one.tokens]
 
     assert speech(retries=1) != speech(retries=0)
     assert speech(retries=1, stream=True) == speech(retries=0, stream=True)

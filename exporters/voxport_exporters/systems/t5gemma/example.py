@@ -44,9 +44,9 @@ class Example:
         text = torch.randint(0, config.encoder.vocab_size, (TEXT,), generator=rng)
         speech = torch.randint(0, config.codes, (1 + SPEECH,), generator=rng)
         speech[0] = config.tokens["empty"]
-        read, said = (_places(config, len(ids)) for ids in (text, speech))
-        cross = _turned(config.decoder, read) if config.voice.use_pm_rope else ()
-        return cls(text, speech, _turned(config.encoder, read), cross, _turned(config.decoder, said))
+        text_places, speech_places = (_places(config, len(ids)) for ids in (text, speech))
+        cross = _turned(config.decoder, text_places) if config.voice.use_pm_rope else ()
+        return cls(text, speech, _turned(config.encoder, text_places), cross, _turned(config.decoder, speech_places))
 
 
 def _places(config: Config, count: int) -> Tensor:
