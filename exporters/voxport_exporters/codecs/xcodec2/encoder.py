@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from voxport.audio import kaldi
 from voxport.graphs.stage import Stage, TensorSpec
 from voxport_exporters.checkpoints.weights import Weights
+from voxport_exporters.codecs.xcodec2 import trial
 from voxport_exporters.codecs.xcodec2.acoustic import Acoustic
 from voxport_exporters.codecs.xcodec2.config import CODE_RATE, READ_RATE, CodecConfig
 from voxport_exporters.codecs.xcodec2.quantizer import Quantizer
@@ -33,7 +34,8 @@ def parts(weights: Weights, config: CodecConfig, speech: W2vBertConfig) -> Itera
             f"{weights.source}: w2v-BERT reads {net.inputs} features a frame, wanted a multiple of {STRIDE}"
         )
     features = TensorSpec("features", "float32", ("frames", net.inputs))
-    yield Part(Stage("codec_semantic", (features,), (semantic,)), net, axes={"frames": FRAMES})
+    stage = Stage("codec_semantic", (features,), (semantic,))
+    yield Part(stage, net, axes={"frames": FRAMES}, trial=trial.semantic(net.inputs))
 
     audio = TensorSpec("audio", "float32", ("frames", FRAME))
     stage = Stage("codec_acoustic", (audio,), (acoustic,))
