@@ -84,7 +84,8 @@ def grouped_attention(
     """
     shared, size = keys.shape[1], keys.shape[3]
     # Heads that share keys have an axis of their own, over which the product repeats keys without a copy. One query a
-    # product: of several side by side onnxruntime packs the keys first, which takes twice as long as to multiply them.
+    # product: of several side by side onnxruntime packs the keys first, which takes as long again (docs/performance.md
+    # 5.2).
     q = q.unflatten(2, (shared, -1, size)).permute(0, 2, 3, 1, 4)  # [batch, kv heads, group, time, size]
     scores = q @ keys[:, :, None].transpose(-1, -2)
     if divisor != 1:
