@@ -17,7 +17,6 @@ from voxport_exporters.codecs.xcodec2.trial import streamed, trial
 from voxport_exporters.codecs.xcodec2.w2vbert import W2vBertConfig
 from voxport_exporters.graphs.part import Part
 
-MARK = '"codec_decoder_hidden_size"'  # what tells its config.json from others
 CHECKPOINT = "ckpt/*.ckpt"  # as upstream's trainer leaves it
 FRAMES = 250  # of a typical call; sizes the traced example and what costs are counted for
 # How a stream decodes, in codes (docs/systems/t5gemma.md 8). Of a random full-size decoder and 8 s it keeps 16.6 dB for

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from voxport.audio import kaldi
 from voxport_exporters.checkpoints.jsonfile import Count, Layers, NotNegative, Size, parse, read
 from voxport_exporters.checkpoints.later import later
 from voxport_exporters.checkpoints.weights import Weights
@@ -59,14 +58,6 @@ class W2vBertConfig(msgspec.Struct, frozen=True):
     def distances(self) -> int:
         """How many distances between two steps attention tells apart."""
         return self.left_max_position_embeddings + 1 + self.right_max_position_embeddings
-
-
-class PreprocessorConfig(msgspec.Struct, frozen=True):
-    """preprocessor_config.json of a release; what is absent has transformers' default."""
-
-    num_mel_bins: Size = 80
-    stride: Size = 2
-    sampling_rate: Size = kaldi.RATE
 
 
 def read_config(path: Path) -> W2vBertConfig:

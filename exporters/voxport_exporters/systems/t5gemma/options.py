@@ -23,11 +23,11 @@ OPTIONS = SystemOptions(
         ),
     ),
     recipes={
-        "mixed": "4-bit weights in blocks of 32; head, tables and the last layers in 8 bits",
-        "int4": "4-bit weights in blocks of 128: a fifth faster, further from fp32",
+        "mixed": "decoder in 4 bits in blocks of 32, its head and last layers in 8; encoder, caches, tables in 8 bits",
+        "int4": "decoder in 4 bits in blocks of 128: a third smaller, faster, further from fp32; the same beside it",
+        "int8": "decoder in 8 bits in blocks of 128, the same beside it",
+        "hqq4": "decoder in 4 bits in blocks of 64, zero points and scales optimised by hqq; the rest as mixed",
         "encoder-int4": "a 4-bit encoder and nothing else, as upstream offers",
-        "int8": "8-bit weights",
-        "hqq4": "4-bit weights in blocks of 64, zero points and scales optimised by hqq",
         "fp32": "nothing is quantized",
     },
     codec_recipes={
