@@ -1,6 +1,6 @@
 """A verb with one sub-command per system: `voxport VERB SYSTEM CHECKPOINT ...`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 import click
@@ -56,6 +56,7 @@ def examples(lines: Sequence[str]) -> str:
     return "\n".join(["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)])
 
 
-def table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+def table(title: str, rows: Collection[tuple[str, str]]) -> str:
     """A paragraph with one line per name for a help text."""
-    return "\n".join(["\b", title, *(f"  {name:9} {words}" for name, words in rows)])
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(["\b", title, *(f"  {name:{width}}  {words}" for name, words in rows)])

@@ -72,9 +72,10 @@ def test_a_systems_help_names_its_own_options_and_recipes(system: str) -> None:
     assert [option.name for option in options.options] == offers[1:]
     shared = {"--out", "--recipe", "--target", "--gate", "--help"}
     own = {f"--{option.name}" for option in options.options}
-    codec = {"--codec-recipe"} if options.codec_recipes else set()
+    some = {"--codec-recipe"} if options.codec_recipes else set()
+    some |= {"--to"} if options.formats else set()
     text = done(run("export", system, "--help"))
-    assert {*re.findall(r"^  (?:-., )?(--[a-z-]+)", text, re.MULTILINE)} == shared | own | codec
+    assert {*re.findall(r"^  (?:-., )?(--[a-z-]+)", text, re.MULTILINE)} == shared | own | some
     assert f"voxport export {options.examples[0]} -o bundle" in text
     for recipe, words in options.recipes.items():
         assert re.search(rf"^ *{recipe} +{re.escape(words)}$", text, re.MULTILINE)

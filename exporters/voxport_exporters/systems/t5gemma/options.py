@@ -5,7 +5,7 @@ import click
 from voxport_exporters.options import FOLDER, SystemOptions
 
 OPTIONS = SystemOptions(
-    summary="T5Gemma-TTS: speech from text, in a cloned voice or in any (T5Gemma and XCodec2)",
+    summary="T5Gemma-TTS: speech in any voice or a cloned one (and XCodec2)",
     checkpoint="CHECKPOINT is the model's folder, or one that holds it beside those of text_tokenizer, xcodec2 and "
     "w2v-bert-2.0.",
     options=(
