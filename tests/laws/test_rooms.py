@@ -35,7 +35,14 @@ ORDER = {
         "systems",
         "cli",
     ),
-    "parity/voxport_parity": (" trace compare reference rounding", "products", "systems.*", "systems", "chain", "cli"),
+    "parity/voxport_parity": (
+        " trace compare parts reference rounding",
+        "products",
+        "systems.*",
+        "systems",
+        "chain",
+        "cli",
+    ),
 }
 
 

@@ -5,26 +5,17 @@ One module for each part of the model; what a golden's tensor is called says whi
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
 from voxport.systems.cosyvoice3.section import Section
 from voxport.systems.cosyvoice3.voice import synthetic_voice
+from voxport_parity.parts import Part, Parts
 from voxport_parity.systems.cosyvoice3 import flow, frontend, lm, pipeline, vocoder
 from voxport_parity.trace import Golden, Trace
-
-
-class Part(Protocol):
-    """What each module has: as `Feeds`, for its own tensors."""
-
-    def bound(self, name: str, /) -> Bound: ...
-    def rounded(self, name: str, /) -> Bound | None: ...
-    def stage(self, name: str, /) -> str: ...
-    def input_reason(self, name: str, /) -> str | None: ...
 
 
 def _part(name: str) -> Part:
@@ -35,24 +26,8 @@ def _part(name: str) -> Part:
     return {"frontend": frontend, "llm": lm, "sampler": lm}.get(name.partition(".")[0], pipeline)
 
 
-def bound(name: str) -> Bound:
-    """See `Feeds`."""
-    return _part(name).bound(name)
-
-
-def rounded(name: str) -> Bound | None:
-    """See `Feeds`."""
-    return _part(name).rounded(name)
-
-
-def stage(name: str) -> str:
-    """See `Feeds`."""
-    return _part(name).stage(name)
-
-
-def input_reason(name: str) -> str | None:
-    """See `Feeds`."""
-    return _part(name).input_reason(name)
+PARTS = Parts(_part)
+bound, rounded, stage, input_reason = PARTS.bound, PARTS.rounded, PARTS.stage, PARTS.input_reason
 
 
 def options(golden: Golden) -> dict[str, Any]:

@@ -7,48 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from voxport.bounds import Bound
 from voxport.bundle import Bundle
 from voxport.graphs.session import Array
+from voxport_parity.parts import Part, Parts
 from voxport_parity.systems.t5gemma import codec, codec_encoder, lm, sampler, text
 from voxport_parity.trace import Golden, Trace
 
 
-class Part(Protocol):
-    """What each module has: as `Feeds`, for its own tensors."""
+class Owner(Part, Protocol):
+    """A part that knows its own tensors."""
 
     def owns(self, name: str, /) -> bool: ...
-    def bound(self, name: str, /) -> Bound: ...
-    def rounded(self, name: str, /) -> Bound | None: ...
-    def stage(self, name: str, /) -> str: ...
-    def input_reason(self, name: str, /) -> str | None: ...
 
 
-PARTS: tuple[Part, ...] = (codec, codec_encoder, text, sampler)
+OWNERS: tuple[Owner, ...] = (codec, codec_encoder, text, sampler)
 
 
 def _part(name: str) -> Part:
-    return next((part for part in PARTS if part.owns(name)), lm)
+    return next((part for part in OWNERS if part.owns(name)), lm)
 
 
-def bound(name: str) -> Bound:
-    """See `Feeds`."""
-    return _part(name).bound(name)
-
-
-def rounded(name: str) -> Bound | None:
-    """See `Feeds`."""
-    return _part(name).rounded(name)
-
-
-def stage(name: str) -> str:
-    """See `Feeds`."""
-    return _part(name).stage(name)
-
-
-def input_reason(name: str) -> str | None:
-    """See `Feeds`."""
-    return _part(name).input_reason(name)
+PARTS = Parts(_part)
+bound, rounded, stage, input_reason = PARTS.bound, PARTS.rounded, PARTS.stage, PARTS.input_reason
 
 
 def options(golden: Golden) -> Mapping[str, Any]:
@@ -63,9 +43,10 @@ def without_golden(bundle: Bundle) -> Golden:
     return Golden(tensors, {"settings": {}}, None)
 
 
-def live(_files: Sequence[Path], _golden: Golden, _trace: Trace) -> Iterator[tuple[str, Array, Array]]:
-    """Nothing: upstream's class runs with an older transformers than the one that is here."""
-    return iter(())
+def live(_files: Sequence[Path], golden: Golden, _trace: Trace) -> Iterator[tuple[str, Array, Array]]:
+    """See `Feeds`: what upstream's code made of the texts in the golden's notes. Its class runs with an older
+    transformers than the one that is here."""
+    return text.pairs(golden)
 
 
 def trace(bundle: Bundle, golden: Golden) -> Trace:
