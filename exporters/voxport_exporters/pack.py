@@ -16,8 +16,8 @@ import voxport
 from voxport import verify
 from voxport.bundle import Bundle, writing
 from voxport.checksums import record
-from voxport.graphs.ort import ROWS, OrtSession
-from voxport.graphs.stage import CAPACITY
+from voxport.graphs.ort import OrtSession
+from voxport.graphs.stage import CAPACITY, ROWS
 from voxport.manifest import FORMAT, MANIFEST, Cost, Fidelity, FileRecord, Manifest, Setting, Source, StageRecord
 from voxport.recipe import Recipe, Rule
 from voxport.systems import open_model

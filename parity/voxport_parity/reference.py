@@ -9,7 +9,7 @@ from torch import Tensor
 from voxport.bundle import Bundle
 from voxport.graphs.ort import OrtSession
 from voxport.graphs.session import Array, Session, State
-from voxport.graphs.stage import Stage
+from voxport.graphs.stage import ROWS, Stage
 from voxport_exporters.graphs.part import Part
 from voxport_exporters.nets.taps import tapped
 
@@ -27,7 +27,7 @@ class TorchState(dict[str, Array]):
 
     def row(self, index: int, *, fresh: bool = False) -> "TorchState":
         """See `State.row`. Every tensor is a copy, which `put` brings back."""
-        by_row = {t.name for t in self.stage.inputs if t.shape[:1] == ("batch",)}
+        by_row = {t.name for t in self.stage.inputs if t.shape[:1] == (ROWS,)}
         constants = {n: a[index : index + 1] if n in by_row else a for n, a in self.constants.items()}
         arrays = {t.name: self[t.name][index : index + 1].copy() for t in self.stage.state}
         for tensor in self.stage.state:

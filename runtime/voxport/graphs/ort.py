@@ -14,13 +14,12 @@ import onnxruntime as ort
 
 from voxport.graphs import pages
 from voxport.graphs.session import Array, State
-from voxport.graphs.stage import NEXT, Stage, TensorSpec
+from voxport.graphs.stage import NEXT, ROWS, Stage, TensorSpec
 
 # An idle session's worker threads spin on the cores the next session needs (+76-91 %, docs/performance.md 1.4);
 # 100 microseconds keeps a busy session hot and lets an idle one sleep.
 OPTIONS: Mapping[str, str] = {"session.intra_op.spin_duration_us": "100"}
 UNPACKED: Mapping[str, str] = {"session.disable_prepacking": "1"}
-ROWS = "batch"  # the axis whose rows `State.row` tells apart
 
 _Bound = tuple[Array, ort.OrtValue]
 

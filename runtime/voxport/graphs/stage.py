@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 NEXT = "next."  # state `x` is an input `x` whose successor is the output `next.x`
+ROWS = "batch"  # the axis whose rows `State.row` tells apart
 CAPACITY = "capacity"  # an axis of this name is allocated once; input and output share the memory
 
 # onnxruntime's type names <-> numpy's

@@ -8,7 +8,7 @@ from threading import Lock
 import numpy as np
 
 from voxport.graphs.session import Array, Session
-from voxport.graphs.stage import CAPACITY, TensorSpec
+from voxport.graphs.stage import CAPACITY, ROWS, TensorSpec
 
 PREFILL = 512  # tokens in one call: attention's scores grow with tokens x context
 Outputs = dict[str, Array]
@@ -89,7 +89,7 @@ class Rows:
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows alone, as rows 0, 1 ..: the others' places cost nothing any more."""
         before, past = self._state, self.past[list(rows)]
-        by_row = {tensor.name for tensor in self._session.stage.inputs if tensor.shape[:1] == ("batch",)}
+        by_row = {tensor.name for tensor in self._session.stage.inputs if tensor.shape[:1] == (ROWS,)}
         self._constants = {n: a[list(rows)] if n in by_row else a for n, a in self._constants.items()}
         self._state = self._session.start(self._constants, batch=len(past), capacity=self.capacity)
         for tensor in self._session.stage.state:

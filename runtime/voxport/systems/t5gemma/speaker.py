@@ -26,13 +26,14 @@ from voxport.codecs.xcodec2 import Codec
 from voxport.codecs.xcodec2_encoder import Encoder
 from voxport.graphs.session import Array
 from voxport.rehearsal import Output, Rehearsal
+from voxport.speech import voices
 from voxport.speech.longtext import Piece, in_pieces, split
 from voxport.speech.rows import Stopwatch
 from voxport.speech.settings import Value
 from voxport.speech.speech import SENTENCE, Events, Speech, synthesize
 from voxport.speech.text import Tokenizer
 from voxport.speech.voices import Voice as AnyVoice
-from voxport.speech.voices import check_reference, enrolled, find, recording
+from voxport.speech.voices import check_reference, enrolled, find
 from voxport.systems.t5gemma.audio import Player
 from voxport.systems.t5gemma.duration import Recording, counters, estimate
 from voxport.systems.t5gemma.generation import Generator
@@ -162,8 +163,13 @@ class Speaker:
                 f"{path}: a cloned voice needs its transcript, and nothing here transcribes: "
                 "give what is said in it with --ref-text"
             )
-        samples, rate = recording(path, REFERENCE_SECONDS)
-        return Voice(text, self.tokenize(samples, rate), len(samples) / rate)
+
+        transcript = text
+
+        def listen(samples: Array, rate: int) -> Voice:
+            return Voice(transcript, self.tokenize(samples, rate), len(samples) / rate)
+
+        return voices.enroll(path, REFERENCE_SECONDS, listen)
 
     def tokenize(self, samples: Array, rate: int) -> Array:
         """Samples float32 [n] at `rate` Hz -> codes int64 [frames]."""
